@@ -1,0 +1,58 @@
+# `make demo` and `make test`: each does all set-up on a machine with Python 3.11 and make.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Debian packages whose programs the peer tests talk to.
+PEERS := dcmtk dicom3tools orthanc postgresql
+# Tests side by side; two suit two cores.
+JOBS ?= 2
+# Further options of pytest: make test PYTEST='-k routing'
+PYTEST ?=
+
+.PHONY: help demo test check serve install peers format clean
+
+help: ## Say what there is
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(INSTALLED) ## A phantom CT (or STUDY=folder, PIPELINE=name) through a node to a small PACS and back
+	$(BIN)/osteonode demo $(if $(STUDY),--study '$(STUDY)') $(if $(PIPELINE),--pipeline '$(PIPELINE)')
+
+test: check peers ## Everything that can be checked: lint, types, tests with real peers
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST)
+
+check: $(INSTALLED) ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(INSTALLED) ## Run the node with config.toml, or with defaults where there is none
+	$(BIN)/osteonode serve
+
+install: $(INSTALLED) ## The virtual environment and nothing else
+
+format: $(INSTALLED) ## Lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+peers: ## Install the programs the peer tests need (root or sudo without a password)
+	@.ci/peers $(PEERS)
+
+clean: ## Remove the virtual environment and what the demo wrote
+	rm -rf $(VENV) demo dist build
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 is missing: apt-get install python3 python3-venv' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/peers python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and pinned: pip takes a CPU build where one is provided, the CUDA build elsewhere.
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
