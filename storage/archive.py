@@ -1,0 +1,361 @@
+"""The archive: one file per instance, named by a hash, whole on the disk before anybody hears of it.
+
+A key is `a/b/<sha256>.dcm`, the hash taken over SOP Instance UID and digest: a UID from the network is no file name,
+another content under the same UID lies beside the first, and the same content twice is one file. Opened by an
+fsspec URL; a worker process opens the same archive by the same URL.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, TypeAlias, cast
+
+from blake3 import blake3
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from storage.errors import ArchiveError, ArchiveFull
+
+Part: TypeAlias = bytes | bytearray | memoryview
+
+#: Folder of files that are being written, beside the fan-out folders and so in their file system.
+TEMPORARY = "tmp"
+#: Sixteen by sixteen folders: an empty archive soon has them all, a million files are four thousand a folder.
+_FAN_OUT = tuple(itertools.product("0123456789abcdef", repeat=2))
+_KEY = re.compile(r"([0-9a-f])/([0-9a-f])/\1\2[0-9a-f]{62}\.dcm")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+#: Instances identify patients: others on the machine read nothing.
+_FILE_MODE = 0o640
+_FOLDER_MODE = 0o750
+#: Stores where a put is seen whole or not at all, and a rename is a copy.
+_ATOMIC_PUT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+
+
+class Archive:
+    """Files by key, at an fsspec URL or in a local folder.
+
+    Safe to use from several threads and processes at once. Pickles as its URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._fs, root = url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise ArchiveError(f"Cannot open the archive: {error}") from error
+        with _explained("open the archive"):
+            self._url = url
+            self._root = str(root).rstrip("/")
+            self._folder = Path(root) if isinstance(self._fs, LocalFileSystem) else None
+            self._iov_max = os.sysconf("SC_IOV_MAX")
+            #: Folders this process knows to be on the disk, names included.
+            self._durable: set[Path] = set()
+            self._syncs = ThreadPoolExecutor(max_workers=16, thread_name_prefix="archive")
+            if self._folder is not None:
+                self._ensure_folder(self._folder / TEMPORARY)
+            else:
+                self._fs.makedirs(f"{self._root}/{TEMPORARY}", exist_ok=True)
+
+    def __reduce__(self) -> tuple[type[Archive], tuple[str]]:
+        return Archive, (self._url,)
+
+    def prepare(self) -> None:
+        """Make all folders there will be, and the syncs they cost, before anything is received."""
+        if self._folder is None:
+            return
+        with _explained("prepare"):
+            folders = {self._folder / first / second for first, second in _FAN_OUT}
+            for folder in folders:
+                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            for parent in {folder.parent for folder in folders}:
+                _sync_folder(parent)
+            _sync_folder(self._folder)
+            self._durable |= folders
+
+    def write(self, sop_instance_uid: str, digest: str, parts: Iterable[Part]) -> str:
+        """Write one instance; when this returns it survives a power cut.
+
+        Parameters
+        ----------
+        sop_instance_uid, digest
+            What the key is made of; `digest` is `new_digest` of the encoded data set.
+        parts
+            The file's bytes in order, in as many pieces as the caller has them. Not read when the archive holds
+            this content already.
+
+        Returns
+        -------
+        str
+            The key, the same for the same UID and digest.
+
+        Raises
+        ------
+        ArchiveFull
+            No space, or no quota, left.
+        ArchiveError
+            Any other failure of the file system.
+        """
+        with self.writing(sop_instance_uid, digest, parts) as key:
+            return key
+
+    @contextmanager
+    def writing(self, sop_instance_uid: str, digest: str, parts: Iterable[Part]) -> Iterator[str]:
+        """`write`, the last sync of which goes on beside the body: it survives a power cut after the `with`.
+
+        In the body the file is whole, synced, and has its name; only the name's own sync is under way. What the body
+        waits for (a commit) costs the disk little more then: a journal takes both at once.
+        """
+        key = make_key(sop_instance_uid, digest)
+        if self._folder is None:
+            with _explained("write"):
+                self._put(key, parts)
+            yield key
+            return
+        with _explained("write"):
+            self._write_local(self._folder, self._folder / key, parts)
+        syncing = self._syncs.submit(_sync_folder, (self._folder / key).parent)
+        try:
+            yield key
+        finally:
+            with _explained("write"):
+                syncing.result()
+
+    def open(self, key: str) -> BinaryIO:
+        """The file of `key`, for reading bytes."""
+        _check(key)
+        with _explained("read", key):
+            if self._folder is not None:
+                return (self._folder / key).open("rb")
+            return cast(BinaryIO, self._fs.open(f"{self._root}/{key}", "rb"))
+
+    def local_path(self, key: str) -> Path | None:
+        """Where the file of `key` lies on this machine; None when the archive is elsewhere."""
+        _check(key)
+        return None if self._folder is None else self._folder / key
+
+    @contextmanager
+    def local_files(self, keys: Sequence[str], *, scratch: Path) -> Iterator[list[Path]]:
+        """Paths of files on this machine: the archive's own where it is a folder here, else copies for the time being.
+
+        Raises
+        ------
+        ArchiveError
+            When one is missing.
+        """
+        if self._folder is not None:
+            for key in keys:
+                self.size(key)
+            yield [self._folder / key for key in keys]
+            return
+        scratch.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="archive-", dir=scratch) as folder:
+            yield [self._copy(key, Path(folder)) for key in keys]
+
+    def _copy(self, key: str, folder: Path) -> Path:
+        path = folder / key.replace("/", "-")
+        with self.open(key) as source, _explained("read", key), path.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        return path
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file of `key`."""
+        _check(key)
+        with _explained("read", key):
+            if self._folder is not None:
+                return (self._folder / key).is_file()
+            return bool(self._fs.isfile(f"{self._root}/{key}"))
+
+    def size(self, key: str) -> int:
+        """Bytes of the file of `key`."""
+        _check(key)
+        with _explained("read", key):
+            if self._folder is not None:
+                return (self._folder / key).stat().st_size
+            return int(self._fs.size(f"{self._root}/{key}"))
+
+    def delete(self, key: str) -> None:
+        """Remove the file of `key`; nothing happens when there is none."""
+        _check(key)
+        with _explained("delete", key), suppress(FileNotFoundError):
+            if self._folder is not None:
+                (self._folder / key).unlink()
+            else:
+                self._fs.rm_file(f"{self._root}/{key}")
+
+    def sweep(self, older_than_s: float) -> int:
+        """Remove temporary files that a killed process left, last written more than `older_than_s` ago.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        removed = 0
+        limit = time.time() - older_than_s
+        with _explained("sweep"):
+            for path, written_at in self._list_temporary():
+                if written_at <= limit:
+                    # Another process may sweep, or finish the file, at the same moment.
+                    with suppress(FileNotFoundError):
+                        self._fs.rm_file(path)
+                        removed += 1
+        return removed
+
+    # -- a local folder --------------------------------------------------------------------------
+
+    def _write_local(self, root: Path, path: Path, parts: Iterable[Part]) -> None:
+        folder = path.parent
+        if path.exists():
+            return  # its folder is synced again: whoever renamed it here may have died before
+        temporary = root / TEMPORARY / _temporary_name()
+        try:
+            self._write_synced(temporary, parts)
+            self._ensure_folder(folder)
+            try:
+                temporary.rename(path)
+            except FileNotFoundError:
+                # The folder was removed behind our back.
+                self._durable.clear()
+                self._ensure_folder(folder)
+                temporary.rename(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+    def _write_synced(self, path: Path, parts: Iterable[Part]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, _FILE_MODE)
+        except FileNotFoundError:
+            self._durable.clear()
+            self._ensure_folder(path.parent)
+            descriptor = os.open(path, flags, _FILE_MODE)
+        try:
+            _write_all(descriptor, parts, self._iov_max)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _ensure_folder(self, folder: Path) -> None:
+        """Make `folder`, and make sure that its name and its parents' names are on the disk."""
+        if folder in self._durable:
+            return
+        parents = [folder, *folder.parents]
+        new = [parent for parent in parents if not parent.exists()]
+        for parent in reversed(new):
+            parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        for parent in reversed(parents):
+            # Another process may have made those below the root, and not have synced yet.
+            if parent in new or self._folder in parent.parents:
+                _sync_folder(parent.parent)
+                self._durable.add(parent)
+
+    # -- anywhere else -----------------------------------------------------------------------------
+
+    def _put(self, key: str, parts: Iterable[Part]) -> None:
+        path = f"{self._root}/{key}"
+        if self._fs.exists(path):
+            return
+        content = b"".join(parts)
+        if not _ATOMIC_PUT.isdisjoint(_protocols(self._fs)):
+            self._fs.pipe_file(path, content)
+            return
+        temporary = f"{self._root}/{TEMPORARY}/{_temporary_name()}"
+        try:
+            self._fs.makedirs(f"{self._root}/{TEMPORARY}", exist_ok=True)
+            self._fs.pipe_file(temporary, content)
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.mv(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                self._fs.rm_file(temporary)
+            raise
+
+    def _list_temporary(self) -> Iterator[tuple[str, float]]:
+        folder = f"{self._root}/{TEMPORARY}"
+        with suppress(FileNotFoundError):
+            for path in self._fs.ls(folder, detail=False):
+                with suppress(FileNotFoundError):
+                    yield path, self._fs.modified(path).timestamp()
+
+
+def new_digest() -> blake3:
+    """What identifies an encoded data set: `update` it with the bytes, then `hexdigest`.
+
+    BLAKE3 is as hard to forge as SHA-256 and ten times as fast where the processor has no instruction for SHA: hashing
+    would be a third of the work of receiving an instance.
+    """
+    return blake3()
+
+
+def make_key(sop_instance_uid: str, digest: str) -> str:
+    """The key of one content under one SOP Instance UID."""
+    name = hashlib.sha256(f"{sop_instance_uid}\n{digest}".encode()).hexdigest()
+    return f"{name[0]}/{name[1]}/{name}.dcm"
+
+
+def _check(key: str) -> None:
+    if _KEY.fullmatch(key) is None:
+        raise ArchiveError(f"{key!r} is no key of an archive.")
+
+
+def _temporary_name() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _write_all(descriptor: int, parts: Iterable[Part], iov_max: int) -> None:
+    """Write every byte, in as few system calls as pieces allow."""
+    waiting: list[memoryview] = []
+    for part in parts:
+        if len(part):
+            waiting.append(memoryview(part).cast("B"))
+        if len(waiting) == iov_max:
+            _flush(descriptor, waiting)
+    _flush(descriptor, waiting)
+
+
+def _flush(descriptor: int, waiting: list[memoryview]) -> None:
+    while waiting:
+        written = os.writev(descriptor, waiting)
+        whole = 0
+        while whole < len(waiting) and written >= len(waiting[whole]):
+            written -= len(waiting[whole])
+            whole += 1
+        del waiting[:whole]
+        if written:
+            waiting[0] = waiting[0][written:]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _protocols(fs: Any) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+@contextmanager
+def _explained(doing: str, key: str = "") -> Iterator[None]:
+    """OSError -> ArchiveFull, ArchiveError."""
+    try:
+        yield
+    except OSError as error:
+        kind = ArchiveFull if error.errno in _NO_SPACE else ArchiveError
+        place = f" {key}" if key else ""
+        raise kind(f"Cannot {doing}{place}: {error.strerror or error}") from error

@@ -1,0 +1,150 @@
+"""Counting what a transaction brought into series and studies."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Connection, Update, bindparam, case, update
+
+from storage import tables
+from storage.index.values import TEXT_LENGTH, clean_text, insert_or_ignore
+from storage.model import Header, Instance
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one transaction brought of one series or study."""
+
+    first: Instance
+    added: int = 0
+    not_own: int = 0
+    new_series: int = 0
+    #: Of what is not our own: our results coming back keep no study waiting.
+    last_received_at: datetime | None = None
+
+    def count(self, instance: Instance) -> None:
+        """One more."""
+        self.added += 1
+        if not instance.own:
+            self.not_own += 1
+            known = self.last_received_at or instance.received_at
+            self.last_received_at = max(instance.received_at, known)
+
+    @property
+    def last(self) -> datetime:
+        """When the series or study was last sent to."""
+        return self.last_received_at or self.first.received_at
+
+
+def count_into_series(connection: Connection, tally: Tally) -> bool:
+    """Whether the series is new to its study."""
+    first = tally.first
+    counted = {
+        "b_study": first.study_instance_uid,
+        "b_series": first.series_instance_uid,
+        "b_added": tally.added,
+        "b_last": tally.last,
+    }
+    if connection.execute(_update_series(), counted).rowcount:
+        return False
+    row = {
+        "study_instance_uid": first.study_instance_uid,
+        "series_instance_uid": first.series_instance_uid,
+        "modality": _text(first.header, "Modality"),
+        "calling_ae": first.calling_ae,
+        "own": first.own,
+        "instance_count": tally.added,
+        "first_received_at": first.received_at,
+        "last_received_at": tally.last,
+        "header": dict(first.header),
+    }
+    if insert_or_ignore(connection, tables.series, row):
+        return True
+    # Another transaction began the series between the two statements.
+    connection.execute(_update_series(), counted)
+    return False
+
+
+def count_into_study(connection: Connection, tally: Tally) -> None:
+    """Raise the study's revision by what is not our own."""
+    first = tally.first
+    counted: dict[str, Any] = {
+        "b_study": first.study_instance_uid,
+        "b_added": tally.added,
+        "b_new_series": tally.new_series,
+    }
+    statement = _update_study_own()
+    if tally.not_own:
+        statement = _update_study()
+        counted |= {"b_not_own": tally.not_own, "b_last": tally.last}
+    if connection.execute(statement, counted).rowcount:
+        return
+    row = {
+        "study_instance_uid": first.study_instance_uid,
+        "patient_id": _text(first.header, "PatientID"),
+        "accession_number": _text(first.header, "AccessionNumber"),
+        "study_date": _text(first.header, "StudyDate"),
+        "study_description": _text(first.header, "StudyDescription"),
+        "revision": tally.not_own,
+        "evaluated_revision": 0,
+        "series_count": tally.new_series,
+        "instance_count": tally.added,
+        "first_received_at": first.received_at,
+        "last_received_at": tally.last,
+    }
+    if not insert_or_ignore(connection, tables.studies, row):
+        connection.execute(statement, counted)
+
+
+# -- statements, built once -----------------------------------------------------------------------
+
+
+def _later(column: Column[Any]) -> Any:
+    """The later of the column and what came; the clocks of two nodes differ."""
+    received = bindparam("b_last", type_=column.type)
+    return case((column < received, received), else_=column)
+
+
+@functools.cache
+def _update_series() -> Update:
+    table = tables.series
+    return (
+        update(table)
+        .where(table.c.study_instance_uid == bindparam("b_study"))
+        .where(table.c.series_instance_uid == bindparam("b_series"))
+        .values(
+            instance_count=table.c.instance_count + bindparam("b_added"),
+            last_received_at=_later(table.c.last_received_at),
+        )
+    )
+
+
+@functools.cache
+def _update_study() -> Update:
+    table = tables.studies
+    return _update_study_own().values(
+        revision=table.c.revision + bindparam("b_not_own"),
+        last_received_at=_later(table.c.last_received_at),
+    )
+
+
+@functools.cache
+def _update_study_own() -> Update:
+    table = tables.studies
+    return (
+        update(table)
+        .where(table.c.study_instance_uid == bindparam("b_study"))
+        .values(
+            series_count=table.c.series_count + bindparam("b_new_series"),
+            instance_count=table.c.instance_count + bindparam("b_added"),
+        )
+    )
+
+
+def _text(header: Header, keyword: str) -> str:
+    """First value of an attribute as text; empty when it is missing."""
+    values = header.get(keyword) or ("",)
+    return "" if values[0] is None else clean_text(str(values[0]))[:TEXT_LENGTH]

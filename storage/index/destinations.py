@@ -1,0 +1,80 @@
+"""Destinations: the remote application entities that evidence goes to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import delete, select
+
+from storage import tables
+from storage.errors import ChangeRefused, NotFound
+from storage.index.engine import Index
+from storage.index.events import insert_event
+from storage.index.values import insert_or_ignore
+from storage.model import Destination, Event, utcnow
+
+_table = tables.destinations
+
+
+def add(
+    index: Index, destination: Destination, *, actor: str, now: datetime | None = None
+) -> Destination:
+    """Add a destination.
+
+    Raises
+    ------
+    ChangeRefused
+        When the name is taken.
+    """
+    with index.begin() as connection:
+        if not insert_or_ignore(connection, _table, asdict(destination)):
+            raise ChangeRefused(
+                f"There is a destination {destination.name} already; remove it first."
+            )
+        detail = {"name": destination.name, "called_ae": destination.called_ae}
+        event = Event(kind="destination-added", actor=actor, at=now or utcnow(), detail=detail)
+        insert_event(connection, event)
+    return destination
+
+
+def remove(index: Index, name: str, *, actor: str, now: datetime | None = None) -> None:
+    """Remove a destination; what is still owed to it fails when it is sent.
+
+    Raises
+    ------
+    NotFound, ChangeRefused
+        No such destination; or a rule names it.
+    """
+    with index.begin() as connection:
+        # Locked before rules are read: one that is being added holds it, and is seen then.
+        mine = select(_table.c.name).where(_table.c.name == name).with_for_update()
+        if connection.scalar(mine) is None:
+            raise NotFound(f"No destination {name}.")
+        rules = connection.execute(select(tables.rules.c.name, tables.rules.c.destinations))
+        naming = sorted(row.name for row in rules if name in row.destinations)
+        if naming:
+            raise ChangeRefused(
+                f"Destination {name} is named by rule {', '.join(naming)}; edit the rule first."
+            )
+        connection.execute(delete(_table).where(_table.c.name == name))
+        event = Event(
+            kind="destination-removed", actor=actor, at=now or utcnow(), detail={"name": name}
+        )
+        insert_event(connection, event)
+
+
+def list_destinations(index: Index) -> tuple[Destination, ...]:
+    """All destinations, by name."""
+    with index.read() as connection:
+        rows = connection.execute(select(_table).order_by(_table.c.name))
+        return tuple(Destination(**row._mapping) for row in rows)
+
+
+def get(index: Index, name: str) -> Destination:
+    """The destination of that name."""
+    with index.read() as connection:
+        row = connection.execute(select(_table).where(_table.c.name == name)).one_or_none()
+    if row is None:
+        raise NotFound(f"No destination {name}.")
+    return Destination(**row._mapping)

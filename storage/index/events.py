@@ -1,0 +1,75 @@
+"""Events: the audit log. A transition writes its own line in its own transaction.
+
+Kinds written by the index: `instance-conflict`, `study-evaluated`, `workitem-completed`, `workitem-attempt-failed`,
+`workitem-failed`, `workitem-released`, `workitem-canceled`, `workitem-retried`, `delivery-sent`, `delivery-committed`,
+`delivery-failed`, `delivery-retried`, `rule-added`, `rule-edited`, `rule-enabled`, `rule-disabled`, `rule-removed`,
+`destination-added`, `destination-removed`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from storage import tables
+from storage.index.engine import Index
+from storage.model import Event
+
+
+def add(index: Index, event: Event) -> int:
+    """Write one line of the log; its number."""
+    with index.begin() as connection:
+        return insert_event(connection, event)
+
+
+def insert_event(connection: Connection, event: Event) -> int:
+    """Write one line within a transaction of another noun."""
+    row = {
+        "kind": event.kind,
+        "actor": event.actor,
+        "at": event.at,
+        "study_instance_uid": event.study_instance_uid,
+        "workitem_uid": event.workitem_uid,
+        "outcome": event.outcome,
+        "detail": dict(event.detail),
+    }
+    statement = insert(tables.events).returning(tables.events.c.event_id)
+    event_id: int = connection.execute(statement, row).scalar_one()
+    return event_id
+
+
+def list_events(  # noqa: PLR0913 - one per filter of `audit list`
+    index: Index,
+    *,
+    study: str | None = None,
+    workitem: str | None = None,
+    actor: str | None = None,
+    kind: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 1000,
+) -> tuple[Event, ...]:
+    """The last `limit` lines that match, oldest first; `since` is included, `until` is not."""
+    table = tables.events
+    statement = select(table).order_by(table.c.at.desc(), table.c.event_id.desc()).limit(limit)
+    for column, wanted in (
+        (table.c.study_instance_uid, study),
+        (table.c.workitem_uid, workitem),
+        (table.c.actor, actor),
+        (table.c.kind, kind),
+    ):
+        if wanted is not None:
+            statement = statement.where(column == wanted)
+    if since is not None:
+        statement = statement.where(table.c.at >= since)
+    if until is not None:
+        statement = statement.where(table.c.at < until)
+    with index.read() as connection:
+        rows = connection.execute(statement).all()
+    return tuple(_from_row(row) for row in reversed(rows))
+
+
+def _from_row(row: Row[Any]) -> Event:
+    return Event(**row._mapping)

@@ -1,0 +1,98 @@
+"""Workitems between rows and values, within a transaction of their own or of an evaluation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from storage import tables
+from storage.errors import NotFound
+from storage.index.values import insert_or_ignore
+from storage.model import Workitem, WorkitemInput, WorkitemState
+
+
+def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
+    """Schedule a workitem within an evaluation's transaction, unless its UID is known; whether it is new."""
+    row = {
+        "workitem_uid": workitem.workitem_uid,
+        "study_instance_uid": workitem.study_instance_uid,
+        "study_revision": workitem.study_revision,
+        "rule": workitem.rule,
+        "pipeline": workitem.pipeline,
+        "pipeline_version": workitem.pipeline_version,
+        "parameters": dict(workitem.parameters),
+        "destinations": workitem.destinations,
+        "priority": workitem.priority,
+        "state": WorkitemState.SCHEDULED,
+        "scheduled_at": workitem.scheduled_at,
+        "attempts": 0,
+        "not_before": workitem.not_before,
+        "timings": {},
+        "notices": (),
+    }
+    if not insert_or_ignore(connection, tables.workitems, row):
+        return False
+    for n, item in enumerate(workitem.inputs):
+        row = {
+            "workitem_uid": workitem.workitem_uid,
+            "position": n,
+            "role": item.role,
+            "series_instance_uid": item.series_instance_uid,
+            "sop_instance_uids": item.sop_instance_uids,
+        }
+        connection.execute(insert(tables.workitem_inputs), row)
+    return True
+
+
+def get_workitem(connection: Connection, workitem_uid: str) -> Workitem:
+    """The workitem of that UID, or NotFound."""
+    found = select_workitems(connection, tables.workitems.c.workitem_uid == workitem_uid)
+    if not found:
+        raise NotFound(f"No workitem {workitem_uid}.")
+    return found[0]
+
+
+def select_workitems(
+    connection: Connection, *conditions: ColumnElement[bool], limit: int | None = None
+) -> tuple[Workitem, ...]:
+    """Workitems that meet all conditions, with their inputs, the latest scheduled first."""
+    table = tables.workitems
+    chosen = (
+        select(table)
+        .where(*conditions)
+        .order_by(table.c.scheduled_at.desc(), table.c.workitem_uid)
+        .limit(limit)
+    )
+    rows = connection.execute(chosen).all()
+    inputs = _select_inputs(connection, [row.workitem_uid for row in rows])
+    return tuple(_from_row(dict(row._mapping), inputs[row.workitem_uid]) for row in rows)
+
+
+def _select_inputs(connection: Connection, uids: list[str]) -> dict[str, list[WorkitemInput]]:
+    table = tables.workitem_inputs
+    found: dict[str, list[WorkitemInput]] = defaultdict(list)
+    statement = (
+        select(table)
+        .where(table.c.workitem_uid.in_(uids))
+        .order_by(table.c.workitem_uid, table.c.position)
+    )
+    for row in connection.execute(statement) if uids else ():
+        found[row.workitem_uid].append(
+            WorkitemInput(
+                role=row.role,
+                series_instance_uid=row.series_instance_uid,
+                sop_instance_uids=tuple(row.sop_instance_uids),
+            )
+        )
+    return found
+
+
+def _from_row(values: dict[str, Any], inputs: list[WorkitemInput]) -> Workitem:
+    del values["lease_until"]
+    values["state"] = WorkitemState(values["state"])
+    values["destinations"] = tuple(values["destinations"])
+    values["notices"] = tuple((code, sentence) for code, sentence in values["notices"])
+    return Workitem(**values, inputs=tuple(inputs))

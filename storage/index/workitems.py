@@ -1,0 +1,355 @@
+"""Workitems: scheduled, claimed under a lease, completed or cancelled (PS3.4 Table CC.1.1-1).
+
+A claim is an owner's for `lease_s` seconds unless renewed; then it is anyone's. Only the owner of a claim can
+complete or fail it, so a run that was taken over counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Table, and_, case, func, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from storage import tables
+from storage.errors import ChangeRefused
+from storage.index.engine import Index
+from storage.index.events import insert_event
+from storage.index.values import clean_text
+from storage.index.workitem_rows import get_workitem, select_workitems
+from storage.model import (
+    Completion,
+    DeliveryState,
+    Event,
+    Evidence,
+    MeasurementRow,
+    Workitem,
+    WorkitemState,
+    utcnow,
+)
+
+#: `reason_code` of a workitem that a person cancelled.
+CANCELED_BY_USER = "canceled-by-user"
+
+_table = tables.workitems
+#: What a workitem without an owner looks like.
+_UNOWNED: dict[str, Any] = {"owner": None, "lease_until": None}
+
+
+def claim(index: Index, *, owner: str, now: datetime, lease_s: float) -> Workitem | None:
+    """Take the most urgent workitem that may start, then the oldest; None when there is none.
+
+    A workitem IN PROGRESS whose lease ran out may be taken as well: its owner died. The attempt is counted.
+    """
+    due = and_(
+        _table.c.state == WorkitemState.SCHEDULED,
+        or_(_table.c.not_before.is_(None), _table.c.not_before <= now),
+    )
+    abandoned = and_(_table.c.state == WorkitemState.IN_PROGRESS, _table.c.lease_until < now)
+    chosen = (
+        select(_table.c.workitem_uid)
+        .where(or_(due, abandoned))
+        .order_by(_table.c.priority.desc(), _table.c.scheduled_at, _table.c.workitem_uid)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    # Looked for without the write lock first: most looks find nothing, and receiving needs the lock.
+    with index.read() as connection:
+        if (
+            connection.scalar(select(_table.c.workitem_uid).where(or_(due, abandoned)).limit(1))
+            is None
+        ):
+            return None
+    with index.begin() as connection:
+        uid = connection.scalar(chosen)
+        if uid is None:
+            return None
+        connection.execute(
+            update(_table)
+            .where(_table.c.workitem_uid == uid)
+            .values(
+                state=WorkitemState.IN_PROGRESS,
+                owner=owner,
+                lease_until=now + timedelta(seconds=lease_s),
+                attempts=_table.c.attempts + 1,
+                # Of the first attempt: it is the Content Time of the evidence, which another attempt makes again.
+                started_at=func.coalesce(_table.c.started_at, now),
+                not_before=None,
+            )
+        )
+        return get_workitem(connection, uid)
+
+
+def renew(index: Index, *, workitem_uid: str, owner: str, now: datetime, lease_s: float) -> bool:
+    """Prolong a claim; False when it is no longer this owner's (taken over, cancelled)."""
+    statement = (
+        update(_table)
+        .where(_held(workitem_uid, owner))
+        .values(lease_until=now + timedelta(seconds=lease_s))
+    )
+    with index.begin() as connection:
+        return connection.execute(statement).rowcount == 1
+
+
+def release(index: Index, *, owner: str, now: datetime) -> int:
+    """Give back what this owner held when it died; the cut attempts are not counted. How many there were."""
+    mine = and_(_table.c.owner == owner, _table.c.state == WorkitemState.IN_PROGRESS)
+    with index.begin() as connection:
+        held = connection.execute(
+            select(_table.c.workitem_uid, _table.c.study_instance_uid).where(mine).with_for_update()
+        ).all()
+        connection.execute(
+            update(_table)
+            .where(mine)
+            .values(
+                state=WorkitemState.SCHEDULED,
+                attempts=case((_table.c.attempts > 0, _table.c.attempts - 1), else_=0),
+                **_UNOWNED,
+            )
+        )
+        for row in held:
+            insert_event(
+                connection,
+                Event(
+                    kind="workitem-released",
+                    actor=owner,
+                    at=now,
+                    study_instance_uid=row.study_instance_uid,
+                    workitem_uid=row.workitem_uid,
+                ),
+            )
+    return len(held)
+
+
+def complete(index: Index, completion: Completion) -> bool:
+    """Record a finished run: evidence, measurements, and one delivery per evidence and destination.
+
+    Returns
+    -------
+    bool
+        False, and nothing recorded, when the workitem is not IN PROGRESS under this owner: another run counts.
+    """
+    with index.begin() as connection:
+        done = connection.execute(
+            update(_table)
+            .where(_held(completion.workitem_uid, completion.owner))
+            .values(
+                state=WorkitemState.COMPLETED,
+                lease_until=None,
+                started_at=completion.started_at,
+                ended_at=completion.ended_at,
+                reason_code=None,
+                reason=None,
+                timings=dict(completion.timings),
+                notices=completion.notices,
+            )
+        )
+        if done.rowcount != 1:
+            return False
+        workitem = get_workitem(connection, completion.workitem_uid)
+        _insert_all(connection, tables.evidence, completion.evidence)
+        _insert_all(connection, tables.measurements, completion.measurements)
+        owed = [
+            _owe(evidence, destination, completion.ended_at)
+            for evidence in completion.evidence
+            for destination in dict.fromkeys(workitem.destinations)
+        ]
+        if owed:
+            connection.execute(insert(tables.deliveries), owed)
+        event = Event(
+            kind="workitem-completed",
+            actor=completion.owner,
+            at=completion.ended_at,
+            detail={
+                "pipeline": workitem.pipeline,
+                "evidence": len(completion.evidence),
+                "measurements": len(completion.measurements),
+            },
+        )
+        _log(connection, workitem, event)
+    return True
+
+
+def fail(  # noqa: PLR0913 - one transition
+    index: Index,
+    *,
+    workitem_uid: str,
+    owner: str,
+    code: str,
+    reason: str,
+    now: datetime,
+    retry_at: datetime | None,
+) -> bool:
+    """Record a failed run: SCHEDULED again for `retry_at`, or CANCELED with the reason when that is None.
+
+    Returns
+    -------
+    bool
+        False, and nothing recorded, when the workitem is not IN PROGRESS under this owner.
+    """
+    # A pipeline's sentence may quote a header: what the database cannot hold must not keep it from being told.
+    values: dict[str, Any] = {
+        "lease_until": None,
+        "reason_code": code,
+        "reason": clean_text(reason),
+    }
+    if retry_at is None:
+        values |= {"state": WorkitemState.CANCELED, "ended_at": now}
+    else:
+        values |= {
+            "state": WorkitemState.SCHEDULED,
+            "not_before": retry_at,
+            "started_at": None,
+            "owner": None,
+        }
+    with index.begin() as connection:
+        statement = update(_table).where(_held(workitem_uid, owner)).values(**values)
+        if connection.execute(statement).rowcount != 1:
+            return False
+        event = Event(
+            kind="workitem-failed" if retry_at is None else "workitem-attempt-failed",
+            actor=owner,
+            at=now,
+            outcome="failure",
+            detail={"code": code, "retry_at": retry_at.isoformat() if retry_at else None},
+        )
+        _log(connection, get_workitem(connection, workitem_uid), event)
+    return True
+
+
+def cancel(index: Index, workitem_uid: str, *, actor: str, now: datetime | None = None) -> Workitem:
+    """Stop a workitem that is SCHEDULED or IN PROGRESS; its owner notices when it renews.
+
+    Raises
+    ------
+    NotFound, ChangeRefused
+        No such workitem; or it is settled already.
+    """
+    now = now or utcnow()
+    return _change(
+        index,
+        workitem_uid,
+        allowed=(WorkitemState.SCHEDULED, WorkitemState.IN_PROGRESS),
+        values={
+            "state": WorkitemState.CANCELED,
+            "lease_until": None,
+            "ended_at": now,
+            "reason_code": CANCELED_BY_USER,
+            "reason": f"Cancelled by {actor}.",
+        },
+        event=Event(kind="workitem-canceled", actor=actor, at=now),
+    )
+
+
+def retry(index: Index, workitem_uid: str, *, actor: str, now: datetime | None = None) -> Workitem:
+    """Schedule a CANCELED workitem again, its attempts counted from zero.
+
+    Raises
+    ------
+    NotFound, ChangeRefused
+        No such workitem; or it is not CANCELED.
+    """
+    now = now or utcnow()
+    return _change(
+        index,
+        workitem_uid,
+        allowed=(WorkitemState.CANCELED,),
+        values={
+            "state": WorkitemState.SCHEDULED,
+            "attempts": 0,
+            "not_before": None,
+            "started_at": None,
+            "ended_at": None,
+            "reason_code": None,
+            "reason": None,
+            **_UNOWNED,
+        },
+        event=Event(kind="workitem-retried", actor=actor, at=now),
+    )
+
+
+def list_workitems(
+    index: Index,
+    *,
+    study: str | None = None,
+    state: WorkitemState | None = None,
+    limit: int = 100,
+) -> tuple[Workitem, ...]:
+    """Workitems that match, the latest scheduled first."""
+    conditions: list[ColumnElement[bool]] = []
+    if study is not None:
+        conditions.append(_table.c.study_instance_uid == study)
+    if state is not None:
+        conditions.append(_table.c.state == state)
+    with index.read() as connection:
+        return select_workitems(connection, *conditions, limit=limit)
+
+
+def get(index: Index, workitem_uid: str) -> Workitem:
+    """The workitem of that UID."""
+    with index.read() as connection:
+        return get_workitem(connection, workitem_uid)
+
+
+def _insert_all(
+    connection: Connection, table: Table, values: Sequence[Evidence] | Sequence[MeasurementRow]
+) -> None:
+    if values:
+        connection.execute(insert(table), [asdict(value) for value in values])
+
+
+def _owe(evidence: Evidence, destination: str, now: datetime) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": evidence.sop_instance_uid,
+        "destination": destination,
+        "state": DeliveryState.PENDING,
+        "attempts": 0,
+        "next_attempt_at": now,
+        "message": "",
+        "updated_at": now,
+    }
+
+
+def _held(workitem_uid: str, owner: str) -> ColumnElement[bool]:
+    return and_(
+        _table.c.workitem_uid == workitem_uid,
+        _table.c.owner == owner,
+        _table.c.state == WorkitemState.IN_PROGRESS,
+    )
+
+
+def _log(connection: Connection, workitem: Workitem, event: Event) -> None:
+    insert_event(
+        connection,
+        replace(
+            event,
+            study_instance_uid=workitem.study_instance_uid,
+            workitem_uid=workitem.workitem_uid,
+        ),
+    )
+
+
+def _change(
+    index: Index,
+    workitem_uid: str,
+    *,
+    allowed: Sequence[WorkitemState],
+    values: dict[str, Any],
+    event: Event,
+) -> Workitem:
+    """A change by a person, of a workitem in one of the allowed states."""
+    mine = _table.c.workitem_uid == workitem_uid
+    with index.begin() as connection:
+        changed = connection.execute(
+            update(_table).where(mine).where(_table.c.state.in_(allowed)).values(**values)
+        )
+        workitem = get_workitem(connection, workitem_uid)
+        if changed.rowcount != 1:
+            raise ChangeRefused(
+                f"Workitem {workitem_uid} is {workitem.state}; only one that is {' or '.join(allowed)} can be."
+            )
+        _log(connection, workitem, event)
+    return workitem

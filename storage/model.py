@@ -1,0 +1,329 @@
+"""What the node holds and does, as values.
+
+Every value that crosses a module is one of these frozen dataclasses; nothing here does I/O, and nothing
+here needs more than the standard library. Times are UTC and aware. Words are DICOM's and IHE's: a *workitem* is
+one pipeline on one set of inputs (PS3.4 Annex CC), *evidence* is what it makes (IHE Evidence Creator), a
+*delivery* is one evidence instance owed to one destination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+HeaderValue: TypeAlias = str | int | float | None
+#: DICOM keyword -> values, as JSON can hold them; one entry per value of the attribute (VM).
+Header: TypeAlias = Mapping[str, tuple[HeaderValue, ...]]
+#: Parameters of a pipeline, by name.
+Parameters: TypeAlias = Mapping[str, str | int | float | bool]
+
+
+def utcnow() -> datetime:
+    """The only clock: aware, UTC."""
+    return datetime.now(UTC)
+
+
+# -- what is held -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One SOP Instance in the archive, with where it came from."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    #: Name of the file in the archive.
+    archive_key: str
+    #: Bytes of the file, its preamble and file meta information included.
+    size: int
+    #: BLAKE3 of the encoded data set, without file meta information: the same for every sender.
+    digest: str
+    calling_ae: str
+    called_ae: str
+    received_at: datetime
+    #: Attributes of the instance, pixel data excluded.
+    header: Header
+    #: True for an object this node made: it never starts work.
+    own: bool = False
+
+
+class AddOutcome(StrEnum):
+    """What `instances.add` found."""
+
+    ADDED = "ADDED"
+    #: Same SOP Instance UID, same bytes: acknowledged, no news.
+    DUPLICATE = "DUPLICATE"
+    #: Same SOP Instance UID, other bytes: kept beside the first, audited, no news.
+    CONFLICT = "CONFLICT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A series as received so far."""
+
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    instance_count: int
+    first_received_at: datetime
+    last_received_at: datetime
+    #: Header of the first instance received: what rules read.
+    header: Header
+    #: Derived facts rules may name besides keywords: `calling_ae`, `instances`, `slice_gap_mm`, ...
+    facts: Mapping[str, HeaderValue] = field(default_factory=dict)
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A study and its two counters: there is news while `revision > evaluated_revision`."""
+
+    study_instance_uid: str
+    patient_id: str
+    accession_number: str
+    study_date: str
+    study_description: str
+    revision: int
+    evaluated_revision: int
+    series_count: int
+    instance_count: int
+    first_received_at: datetime
+    last_received_at: datetime
+
+
+# -- what shall run -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Clauses that all must hold -> a pipeline, a priority, destinations."""
+
+    name: str
+    pipeline: str
+    #: Clauses as written, e.g. `Modality = CT`; parsed by `node.routing`.
+    where: tuple[str, ...]
+    destinations: tuple[str, ...]
+    priority: int = 50
+    enabled: bool = True
+    #: Overrides of the manifest's parameters.
+    parameters: Parameters = field(default_factory=dict)
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleChange:
+    """One line of a rule's history: the rule as it was after the change; None when it was removed."""
+
+    name: str
+    version: int
+    changed_at: datetime
+    actor: str
+    action: str
+    rule: Rule | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClauseVerdict:
+    """One clause, the value it saw, and whether it held."""
+
+    clause: str
+    seen: str
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One rule on one series: every clause, and what came of it."""
+
+    rule: str
+    rule_version: int
+    pipeline: str
+    series_instance_uid: str
+    matched: bool
+    #: Clauses of the rule, then the demands of the pipeline's manifest.
+    clauses: tuple[ClauseVerdict, ...]
+    #: A sentence: why this series runs, or what would have to change.
+    reason: str
+    workitem_uid: str | None = None
+
+
+# -- what runs ----------------------------------------------------------------------------------
+
+
+class WorkitemState(StrEnum):
+    """PS3.4 Table CC.1.1-1. A failed workitem is CANCELED with a reason code."""
+
+    SCHEDULED = "SCHEDULED"
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkitemInput:
+    """The instances one role of the pipeline gets."""
+
+    role: str
+    series_instance_uid: str
+    sop_instance_uids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workitem:
+    """One pipeline on one set of inputs."""
+
+    #: Derived from pipeline, version, parameters and sorted input UIDs (`pipelines.uids`).
+    workitem_uid: str
+    study_instance_uid: str
+    study_revision: int
+    rule: str
+    pipeline: str
+    pipeline_version: str
+    parameters: Parameters
+    inputs: tuple[WorkitemInput, ...]
+    destinations: tuple[str, ...]
+    priority: int
+    state: WorkitemState
+    scheduled_at: datetime
+    attempts: int = 0
+    not_before: datetime | None = None
+    #: When the analysis that counts started: Content Date and Time of its evidence.
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    owner: str | None = None
+    #: Coded reason of the last failure, with a sentence that says who must act.
+    reason_code: str | None = None
+    reason: str | None = None
+    #: Seconds per step (load, infer, encode, ...) of the completed run.
+    timings: Mapping[str, float] = field(default_factory=dict)
+    #: What a reader of the completed run's result must know: code, sentence.
+    notices: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One DICOM instance made of a result, in the archive."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    workitem_uid: str
+    #: `SEG`, `SR`, ...
+    kind: str
+    archive_key: str
+    size: int
+    digest: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurementRow:
+    """One value of a result, as the database keeps it."""
+
+    workitem_uid: str
+    pipeline: str
+    pipeline_version: str
+    study_instance_uid: str
+    series_instance_uid: str
+    segment_number: int | None
+    segment_label: str
+    concept_value: str
+    concept_scheme: str
+    concept_meaning: str
+    value: float
+    #: UCUM, e.g. `mL`.
+    unit: str
+    measured_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What one run of a workitem brought: recorded whole, or not at all."""
+
+    workitem_uid: str
+    #: Who claimed it; another owner's completion does not count.
+    owner: str
+    evidence: tuple[Evidence, ...]
+    measurements: tuple[MeasurementRow, ...]
+    started_at: datetime
+    ended_at: datetime
+    #: Seconds per step (load, infer, encode, ...).
+    timings: Mapping[str, float] = field(default_factory=dict)
+    #: Code, sentence.
+    notices: tuple[tuple[str, str], ...] = ()
+
+
+# -- what is owed -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """A remote application entity."""
+
+    name: str
+    host: str
+    port: int
+    called_ae: str
+    #: Our AE title towards it; the node's own when None.
+    calling_ae: str | None = None
+
+
+class DeliveryState(StrEnum):
+    """PENDING until a C-STORE answer settles it; COMMITTED by storage commitment."""
+
+    PENDING = "PENDING"
+    SENT = "SENT"
+    COMMITTED = "COMMITTED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One evidence instance owed to one destination."""
+
+    delivery_id: int
+    evidence: Evidence
+    destination: str
+    state: DeliveryState
+    attempts: int
+    next_attempt_at: datetime
+    #: DIMSE status of the last answer, e.g. 0x0000; None when there was none.
+    status: int | None
+    message: str
+    updated_at: datetime
+
+
+# -- what happened ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the audit log. `detail` never holds a value that identifies a patient."""
+
+    kind: str
+    actor: str
+    at: datetime
+    study_instance_uid: str | None = None
+    workitem_uid: str | None = None
+    outcome: str = "success"
+    detail: Mapping[str, HeaderValue] = field(default_factory=dict)
+    event_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSeen:
+    """A pipeline version this node has had, with the digest of what it ran."""
+
+    name: str
+    version: str
+    device_uid: str
+    weights_sha256: str
+    first_seen_at: datetime
