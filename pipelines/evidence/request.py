@@ -1,0 +1,144 @@
+"""What evidence is made from, and what comes out: the values between the steps of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from pydicom import Dataset
+
+from pipelines.errors import ManifestError
+from pipelines.manifest import Manifest
+from pipelines.result import AnalysisResult, Measurement, QualitativeEvaluation, SourceSeries
+from pipelines.uids import derive_device_uid, derive_tracking_uid
+from storage.model import Parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Which node made it."""
+
+    #: Institution Name (0008,0080); may be empty.
+    institution: str
+    #: Device Serial Number (0018,1000).
+    serial_number: str
+    #: Root of the UIDs we make.
+    uid_root: str
+    #: Version of the node's software, e.g. `0.1.0`.
+    software_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRequest:
+    """One result, and what its evidence must say about where it comes from."""
+
+    workitem_uid: str
+    manifest: Manifest
+    #: The input on whose slice grid the label map lies (`result.role`).
+    source: SourceSeries
+    result: AnalysisResult
+    installation: Installation
+    #: When the analysis started (aware): Content Date and Time, by IHE AIR 6.5.3.1.
+    started_at: datetime
+    #: The parameters the pipeline ran with, complete.
+    parameters: Parameters
+
+    @property
+    def device_uid(self) -> str:
+        """Device UID (0018,1002): another one whenever the model changes."""
+        weights = self.manifest.weights
+        return derive_device_uid(
+            self.installation.uid_root,
+            pipeline=self.manifest.name,
+            version=self.manifest.version,
+            weights_sha256="" if weights is None else weights.sha256,
+        )
+
+    def tracking_uid(self, segment_number: int) -> str:
+        """Tracking UID of a segment of the result, equal in SEG and SR; 0 stands for the result as a whole."""
+        return derive_tracking_uid(
+            self.installation.uid_root,
+            workitem_uid=self.workitem_uid,
+            segment_number=segment_number,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentResidual:
+    """How far one segment, read back from the written SEG, is from the label map."""
+
+    label: str
+    voxels: int
+    #: Voxels read back minus voxels of the label map.
+    voxels_off: int
+    #: Voxels that differ, place by place.
+    voxels_differing: int
+    volume_ml: float
+    volume_off_ml: float
+    #: Distance of the two centroids in patient space; 0 for an empty segment.
+    centroid_off_mm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceObject:
+    """One DICOM instance made of a result, with file meta information."""
+
+    #: `SEG` or `SR`.
+    kind: str
+    ds: Dataset
+    #: The same as a file (PS3.10): of a SEG, the very bytes that were proven. Archive these.
+    encoded: bytes
+    #: Of a SEG: the proof that it says what the label map says.
+    residuals: tuple[SegmentResidual, ...] = ()
+
+
+def check_result(result: AnalysisResult, source: SourceSeries) -> None:
+    """Hold a pipeline to the contract of `AnalysisResult`.
+
+    Raises
+    ------
+    ManifestError
+        `result-invalid`, with what is wrong: whoever wrote the pipeline must act.
+    """
+    numbers = [segment.number for segment in result.segments]
+    labels = [segment.label for segment in result.segments]
+    array = result.label_map.array
+    wrong = None
+    if array.dtype not in (np.uint8, np.uint16):
+        wrong = f"the label map is {array.dtype}, not uint8 or uint16"
+    elif not result.label_map.geometry_equal(source.volume):
+        wrong = "the label map does not lie on the grid of its input (shape or affine)"
+    elif numbers != list(range(1, len(numbers) + 1)):
+        wrong = f"segment numbers must run 1, 2, 3 ... in order, not {numbers}"
+    elif len(set(labels)) != len(labels) or not all(0 < len(label) <= 64 for label in labels):
+        wrong = "segment labels must be unique and of 1 to 64 characters"
+    elif int(array.max(initial=0)) > len(numbers):
+        wrong = (
+            f"the label map holds the value {array.max()}, but there are {len(numbers)} segments"
+        )
+    elif not result.segments and not result.measurements:
+        wrong = "it has neither segments nor measurements"
+    else:
+        wrong = _wrong_statement(result)
+    if wrong is not None:
+        raise ManifestError(
+            f"The pipeline's result breaks the contract: {wrong}.", code="result-invalid"
+        )
+
+
+def statements(result: AnalysisResult) -> tuple[Measurement | QualitativeEvaluation, ...]:
+    """Everything the result says, in numbers and in codes."""
+    return (*result.measurements, *result.evaluations)
+
+
+def _wrong_statement(result: AnalysisResult) -> str | None:
+    """What is wrong with a measurement or an evaluation, if anything."""
+    numbers = {None, *(segment.number for segment in result.segments)}
+    for measurement in result.measurements:
+        if not np.isfinite(measurement.value):
+            return f"measurement {measurement.name.meaning!r} is {measurement.value}"
+    for statement in statements(result):
+        if statement.segment_number not in numbers:
+            return f"{statement.name.meaning!r} names segment {statement.segment_number}"
+    return None

@@ -1,0 +1,236 @@
+"""The measurements of a result as a Comprehensive 3D SR, TID 1500 "Measurement Report" (PS3.16).
+
+One group per segment: TID 1411 where it has voxels (tied to the SEG by Referenced Segment and tracking UID),
+TID 1501 where it has none, so that a measured zero is said and not silent. What concerns the whole result has a
+TID 1501 group of its own. Notices are text under Qualitative Evaluations (TID 1500 Row 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from highdicom.sr import (
+    CodedConcept,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentSequence,
+    FindingSite,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ReferencedSegment,
+    RelationshipTypeValues,
+    SourceSeriesForSegmentation,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from highdicom.sr import Measurement as MeasurementTemplate
+from highdicom.sr import QualitativeEvaluation as QualitativeEvaluationTemplate
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from pipelines.evidence.codes import MILLILITER, QUALITATIVE_EVALUATIONS
+from pipelines.evidence.equipment import algorithm_statement, observer_context
+from pipelines.evidence.header import finish, series_attributes, source_images
+from pipelines.evidence.library import image_library
+from pipelines.evidence.request import EvidenceRequest, statements
+from pipelines.evidence.seg import segment_numbers
+from pipelines.result import AnalysisResult, Measurement, Segment
+
+_Group: TypeAlias = (
+    MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+
+KIND = "SR"
+#: Tracking Identifier of the group that concerns no single segment.
+WHOLE_RESULT = "Whole result"
+#: What every report says of itself, beside the coded Content Qualification.
+_CAUTION = "Made by software for research. Not verified by a physician, not for diagnosis."
+_NOTHING_FOUND = (
+    "No voxel was segmented: every structure looked for has a volume of zero, and there is no SEG."
+)
+
+
+def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
+    """Make the report of a result; `seg` is the SEG made of it, or None when it has no voxel."""
+    images = source_images(request)
+    report = MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=observer_context(request)),
+        procedure_reported=_procedures(request),
+        imaging_measurements=_groups(request, seg),
+    )
+    report[0].ContentSequence.append(_comments(request, found=seg is not None))
+    ds = Comprehensive3DSR(
+        evidence=[*images, *([] if seg is None else [seg])],
+        content=report,
+        is_complete=True,
+        **series_attributes(request, KIND),
+    )
+    # Afterwards: highdicom copies the tree three times, and the library is most of it.
+    # TID 1500: Row 6 (Image Library) stands before Row 7 (Imaging Measurements).
+    names = [item.ConceptNameCodeSequence[0].CodeValue for item in ds.ContentSequence]
+    place = names.index(codes.DCM.ImagingMeasurements.value)
+    ds.ContentSequence.insert(place, image_library(images))
+    finish(ds, request)
+    return ds
+
+
+def _groups(request: EvidenceRequest, seg: Dataset | None) -> list[_Group]:
+    numbers = segment_numbers(request.result)
+    groups: list[_Group] = []
+    for segment in request.result.segments:
+        if seg is not None and segment.number in numbers:
+            groups.append(_segment_group(request, segment, seg, numbers))
+        else:
+            groups.append(_empty_group(request, segment))
+    if any(item.segment_number is None for item in statements(request.result)):
+        groups.append(_whole_group(request))
+    return groups
+
+
+def _segment_group(
+    request: EvidenceRequest, segment: Segment, seg: Dataset, numbers: Mapping[int, int]
+) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """TID 1411."""
+    series = str(request.source.datasets[0].SeriesInstanceUID)
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=request.tracking_uid(segment.number), identifier=segment.label
+        ),
+        referenced_segment=ReferencedSegment(
+            sop_class_uid=seg.SOPClassUID,
+            sop_instance_uid=seg.SOPInstanceUID,
+            segment_number=numbers[segment.number],
+            source_series=SourceSeriesForSegmentation(series),
+        ),
+        finding_category=segment.spec.category.to_code(),
+        finding_type=segment.spec.type.to_code(),
+        finding_sites=_sites(segment),
+        algorithm_id=algorithm_statement(request, complete=True),
+        measurements=_measurements(request, request.result.measurements, segment.number),
+        qualitative_evaluations=_evaluations(request.result, segment.number),
+    )
+
+
+def _empty_group(
+    request: EvidenceRequest, segment: Segment
+) -> MeasurementsAndQualitativeEvaluations:
+    """TID 1501: TID 1411 needs a region, and there is none."""
+    stated = request.result.measurements
+    if not any(
+        item.segment_number == segment.number and item.name == codes.SCT.Volume for item in stated
+    ):
+        zero = Measurement(
+            name=codes.SCT.Volume, value=0.0, unit=MILLILITER, segment_number=segment.number
+        )
+        stated = (*stated, zero)
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=request.tracking_uid(segment.number), identifier=segment.label
+        ),
+        finding_category=segment.spec.category.to_code(),
+        finding_type=segment.spec.type.to_code(),
+        finding_sites=_sites(segment),
+        algorithm_id=algorithm_statement(request, complete=True),
+        measurements=_measurements(request, stated, segment.number),
+        qualitative_evaluations=_evaluations(request.result, segment.number),
+    )
+
+
+def _whole_group(request: EvidenceRequest) -> MeasurementsAndQualitativeEvaluations:
+    """TID 1501: TID 1411 cannot speak of two segments."""
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=request.tracking_uid(0), identifier=WHOLE_RESULT
+        ),
+        algorithm_id=algorithm_statement(request, complete=True),
+        measurements=_measurements(request, request.result.measurements, None),
+        qualitative_evaluations=_evaluations(request.result, None),
+    )
+
+
+def _measurements(
+    request: EvidenceRequest, stated: Sequence[Measurement], segment_number: int | None
+) -> list[MeasurementTemplate]:
+    """TID 300. Each has a child (the algorithm): a common web viewer fails on a NUM without one."""
+    return [
+        MeasurementTemplate(
+            name=item.name,
+            value=float(item.value),
+            unit=item.unit,
+            derivation=item.derivation,
+            algorithm_id=algorithm_statement(request),
+        )
+        for item in stated
+        if item.segment_number == segment_number
+    ]
+
+
+def _evaluations(
+    result: AnalysisResult, segment_number: int | None
+) -> list[QualitativeEvaluationTemplate]:
+    return [
+        QualitativeEvaluationTemplate(name=item.name, value=item.value)
+        for item in result.evaluations
+        if item.segment_number == segment_number
+    ]
+
+
+def _sites(segment: Segment) -> list[FindingSite] | None:
+    """Finding Site: the manifest's, or the structure itself where that is anatomy."""
+    spec = segment.spec
+    anatomical = spec.category.to_code() == codes.cid7150.AnatomicalStructure
+    site = spec.site or (spec.type if anatomical else None)
+    if site is None:
+        return None
+    return [
+        FindingSite(
+            anatomic_location=site.to_code(),
+            laterality=spec.laterality.to_code() if spec.laterality else None,
+        )
+    ]
+
+
+def _procedures(request: EvidenceRequest) -> list[Code]:
+    """IHE AIR: Procedure Reported is the imaging that was analysed, never the algorithm."""
+    source = request.source.datasets[0]
+    items = [
+        *(source.get("ProcedureCodeSequence") or ()),
+        *(
+            code
+            for step in source.get("RequestAttributesSequence") or ()
+            for code in step.get("RequestedProcedureCodeSequence") or ()
+        ),
+    ]
+    found = [
+        Code(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
+        for item in items
+        if all(item.get(key) for key in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
+    ]
+    return list(dict.fromkeys(found)) or [request.manifest.procedure.to_code()]
+
+
+def _comments(request: EvidenceRequest, *, found: bool) -> ContainerContentItem:
+    """TID 1500 Rows 12 and 14: sentences for the reader."""
+    container = ContainerContentItem(
+        name=CodedConcept.from_code(QUALITATIVE_EVALUATIONS),
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
+    sentences = [_CAUTION]
+    if not found:
+        sentences.append(_NOTHING_FOUND)
+    sentences += [notice.message for notice in request.result.notices]
+    container.ContentSequence = ContentSequence(
+        [
+            TextContentItem(
+                name=CodedConcept.from_code(codes.DCM.Comment),
+                value=sentence,
+                relationship_type=RelationshipTypeValues.CONTAINS,
+            )
+            for sentence in sentences
+        ]
+    )
+    return container

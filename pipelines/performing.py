@@ -1,0 +1,217 @@
+"""One run of one pipeline, from files to proven evidence: `perform`.
+
+The same steps for a worker of the node and for `osteonode pipelines run`: read each input, run, hold the result to the
+contract, make evidence, prove it. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pipelines.errors import InputError, ManifestError, Refused
+from pipelines.evidence.create import create_evidence
+from pipelines.evidence.request import (
+    EvidenceObject,
+    EvidenceRequest,
+    Installation,
+    check_result,
+)
+from pipelines.manifest import InputSpec, Manifest
+from pipelines.registry import LoadedPipeline, pipeline_code
+from pipelines.result import AnalysisResult, Measurement, Notice, SourceSeries
+from pipelines.series import read_series
+from storage.model import MeasurementRow, Parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformRequest:
+    """What one run is made of."""
+
+    workitem_uid: str
+    #: Role -> files of one series.
+    inputs: Mapping[str, tuple[Path, ...]]
+    #: Overrides of the manifest's defaults.
+    parameters: Parameters
+    #: When the analysis started (aware).
+    started_at: datetime
+    installation: Installation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performed:
+    """What one run made."""
+
+    evidence: tuple[EvidenceObject, ...]
+    result: AnalysisResult
+    #: Role -> series: what pictures are drawn on.
+    sources: Mapping[str, SourceSeries]
+    measurements: tuple[MeasurementRow, ...]
+    notices: tuple[Notice, ...]
+    #: Seconds per step: start, load, infer, encode.
+    timings: Mapping[str, float]
+
+
+def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
+    """Run a loaded pipeline on one set of inputs.
+
+    Raises
+    ------
+    InputError
+        When a role has no series, or its files are no volume.
+    Refused
+        When a series is not what the manifest takes, or the pipeline declines it.
+    ManifestError
+        When a parameter or the result breaks the contract.
+    UnprovenError
+        When the evidence, read back, is not the result.
+    PipelineError
+        Code `pipeline-crashed`, for anything else the pipeline's code raises.
+    MemoryError
+        When the machine or the device has none left.
+    """
+    manifest = loaded.entry.manifest
+    timings: dict[str, float] = {}
+    parameters = manifest.merge(request.parameters)
+    with _timed(timings, "load"):
+        sources = _read_inputs(manifest, request.inputs)
+    with _timed(timings, "infer"), pipeline_code(loaded.entry):
+        result = loaded.pipeline.run(loaded.model, sources, parameters)
+    with _timed(timings, "encode"):
+        _check(result, sources)
+        evidence = create_evidence(
+            EvidenceRequest(
+                workitem_uid=request.workitem_uid,
+                manifest=manifest,
+                source=sources[result.role],
+                result=result,
+                installation=request.installation,
+                started_at=request.started_at,
+                parameters=parameters,
+            )
+        )
+    return Performed(
+        evidence=evidence,
+        result=result,
+        sources=sources,
+        measurements=_rows(manifest, request, result, sources[result.role]),
+        notices=result.notices,
+        timings=timings,
+    )
+
+
+def choose_device(asked: str = "") -> str:
+    """The torch device to run on: the one asked for, else the first GPU, else the CPU."""
+    if asked:
+        return asked
+    # torch is imported only where it may find something: a pipeline without a network shall not pay for it.
+    if has_gpu() and importlib.import_module("torch").cuda.is_available():
+        return "cuda:0"
+    return "cpu"
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU of NVIDIA's with its driver."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+# -- inputs ---------------------------------------------------------------------------------------
+
+
+def _read_inputs(
+    manifest: Manifest, inputs: Mapping[str, Sequence[Path]]
+) -> dict[str, SourceSeries]:
+    for role in inputs:
+        if role not in manifest.inputs:
+            raise InputError(
+                f"Pipeline {manifest.name} has no input {role!r}; it takes {', '.join(manifest.inputs)}.",
+                code="input-role-unknown",
+            )
+    sources = {}
+    for role, spec in manifest.inputs.items():
+        if not inputs.get(role):
+            raise InputError(
+                f"Pipeline {manifest.name} needs a series for its input {role!r}.",
+                code="input-role-missing",
+            )
+        sources[role] = read_series(inputs[role])
+        _demand_accepted(role, spec, sources[role])
+    return sources
+
+
+def _demand_accepted(role: str, spec: InputSpec, source: SourceSeries) -> None:
+    """Routing asks the same before; a series given by hand has not been asked."""
+    modality = str(source.datasets[0].get("Modality", ""))
+    if modality not in spec.modality:
+        raise Refused(
+            f"Input {role!r} takes Modality {' or '.join(spec.modality)}, not {modality or 'none'}.",
+            code="input-modality",
+        )
+    if len(source.datasets) < spec.min_instances:
+        raise Refused(
+            f"Input {role!r} needs {spec.min_instances} instances; the series has {len(source.datasets)}.",
+            code="input-too-few-instances",
+        )
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def _check(result: object, sources: Mapping[str, SourceSeries]) -> None:
+    """What `check_result` takes for granted, then `check_result`."""
+    if not isinstance(result, AnalysisResult):
+        raise ManifestError(
+            f"The pipeline's run returned {type(result).__name__}, not AnalysisResult.",
+            code="result-invalid",
+        )
+    if result.role not in sources:
+        raise ManifestError(
+            f"The result lies on input {result.role!r}; the inputs are {', '.join(sources)}.",
+            code="result-invalid",
+        )
+    check_result(result, sources[result.role])
+
+
+def _rows(
+    manifest: Manifest, request: PerformRequest, result: AnalysisResult, source: SourceSeries
+) -> tuple[MeasurementRow, ...]:
+    labels = {segment.number: segment.label for segment in result.segments}
+    first = source.datasets[0]
+    return tuple(
+        MeasurementRow(
+            workitem_uid=request.workitem_uid,
+            pipeline=manifest.name,
+            pipeline_version=manifest.version,
+            study_instance_uid=str(first.StudyInstanceUID),
+            series_instance_uid=str(first.SeriesInstanceUID),
+            segment_number=measurement.segment_number,
+            segment_label=labels.get(measurement.segment_number or 0, ""),
+            concept_value=str(measurement.name.value),
+            concept_scheme=str(measurement.name.scheme_designator),
+            concept_meaning=_meaning(measurement),
+            value=float(measurement.value),
+            unit=str(measurement.unit.value),
+            measured_at=request.started_at,
+        )
+        for measurement in result.measurements
+    )
+
+
+def _meaning(measurement: Measurement) -> str:
+    """The concept in words; its derivation with it, which alone tells a mean from a maximum."""
+    meaning = str(measurement.name.meaning)
+    if measurement.derivation is None:
+        return meaning
+    return f"{meaning} ({measurement.derivation.meaning})"
+
+
+@contextmanager
+def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    timings[step] = round(time.perf_counter() - began, 3)
