@@ -1,0 +1,1 @@
+"""Training of the pipelines: phantoms, data sets, losses, loop, metrics, reports."""

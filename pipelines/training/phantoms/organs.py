@@ -1,0 +1,135 @@
+"""The procedural body's soft tissue, painted slice by slice: outline, cavities, organs, vessels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.training.phantoms.bones import SPINE_Y
+from pipelines.training.phantoms.shapes import Floats, Point, capsule, ellipsoid
+from pipelines.training.phantoms.tissues import Tissue
+
+_DIAPHRAGM = 330.0
+_CROTCH = -60.0
+#: Half width and half depth of the trunk over z, mm.
+_HEIGHTS = (-80.0, 0.0, 60.0, 140.0, 230.0, 330.0, 430.0, 520.0)
+_WIDTHS = (188.0, 190.0, 180.0, 158.0, 150.0, 158.0, 168.0, 160.0)
+_DEPTHS = (100.0, 112.0, 112.0, 110.0, 112.0, 116.0, 114.0, 95.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """How one procedural patient is built."""
+
+    scale: float
+    fat_mm: float
+    muscle_mm: float
+    loops: tuple[tuple[Point, float], ...]  #: middle and radius of each bowel loop, mm
+
+
+def draw_build(rng: np.random.Generator) -> Build:
+    """Draw a patient."""
+    loops = tuple(
+        (
+            (rng.uniform(-85, 85), rng.uniform(-75, -15), rng.uniform(20, 240)),
+            rng.uniform(11, 24),
+        )
+        for _ in range(60)
+    )
+    return Build(
+        scale=rng.uniform(0.92, 1.08),
+        fat_mm=rng.uniform(10, 28),
+        muscle_mm=rng.uniform(10, 16),
+        loops=loops,
+    )
+
+
+def trunk(z: float) -> tuple[float, float]:
+    """Return half width and half depth of the trunk at height z, mm."""
+    return float(np.interp(z, _HEIGHTS, _WIDTHS)), float(np.interp(z, _HEIGHTS, _DEPTHS))
+
+
+def paint_soft_tissue(x: Floats, y: Floats, z: float, build: Build) -> NDArray[np.uint8]:
+    """Return the soft tissue of one slice.
+
+    Parameters
+    ----------
+    x
+        float32, shape (1, columns), mm.
+    y
+        float32, shape (rows, 1), mm.
+    z
+        Height of the slice, mm.
+    build
+        The patient.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 `Tissue` codes, shape (rows, columns).
+    """
+    surface = _outline(x, y, z)
+    tissues = np.zeros(surface.shape, np.uint8)
+    tissues[surface < 0] = Tissue.SKIN
+    tissues[surface < -2] = Tissue.FAT
+    inner = surface < -build.fat_mm
+    tissues[inner] = Tissue.MUSCLE
+    cavity = surface < -build.fat_mm - build.muscle_mm
+    if z > _CROTCH:
+        cavity &= (y < SPINE_Y - 2) | (z > _DIAPHRAGM)
+        if z < 0:
+            cavity &= np.hypot(x / 70, y / 60) < 1
+        tissues[cavity] = Tissue.LUNG if z > _DIAPHRAGM + 20 else Tissue.FAT
+        level = np.full((1, 1), z, np.float32)
+        for tissue, distance in _organs(x, y, level, build):
+            tissues[(distance < 0) & cavity] = tissue
+        _paint_beside_spine(tissues, x, y, inner, z)
+    return tissues
+
+
+def _outline(x: Floats, y: Floats, z: float) -> Floats:
+    if z > _CROTCH:
+        half_width, half_depth = trunk(z)
+        norm = np.hypot(x / half_width, (y - 5) / half_depth)
+        return np.asarray((norm - 1) * half_depth, np.float32)
+    shrink = 1 + (z - _CROTCH) / 1500
+    legs = [np.hypot((x - 96 * side) / (92 * shrink), (y - 5) / (98 * shrink)) for side in (-1, 1)]
+    return np.asarray((np.minimum(*legs) - 1) * 92 * shrink, np.float32)
+
+
+def _organs(x: Floats, y: Floats, z: Floats, build: Build) -> Iterator[tuple[Tissue, Floats]]:
+    """Yield tissue and distance, later ones over earlier ones."""
+    at = (x, y, z)
+    yield Tissue.MUSCLE, _dome(*at)
+    for middle, radius in build.loops:
+        if abs(z.item() - middle[2]) < radius:
+            yield Tissue.BOWEL, ellipsoid(at, middle, (radius, radius, radius))
+    yield Tissue.LIVER, ellipsoid(at, (-62, -8, 285), (82, 82, 75))
+    yield Tissue.SPLEEN, ellipsoid(at, (98, 25, 275), (32, 42, 48))
+    yield Tissue.BOWEL, ellipsoid(at, (55, -35, 270), (42, 36, 50))  # stomach
+    for side, height in ((-1, 205), (1, 215)):
+        middle = (62.0 * side, 22.0, float(height))
+        yield Tissue.KIDNEY, ellipsoid(at, middle, (28, 27, 55))
+        yield Tissue.URINE, ellipsoid(at, (50.0 * side, 18.0, height), (10, 9, 18))
+    yield Tissue.URINE, ellipsoid(at, (0, -42, 18), (42, 36, 32))  # bladder
+    yield Tissue.BOWEL, capsule(at, ((0, 22, -20), (0, 15, 70)), 17)  # rectum
+    yield Tissue.HEART, ellipsoid(at, (28, -30, 385), (55, 48, 50))
+    yield Tissue.VESSEL, capsule(at, ((14, 2, 135), (20, 8, 560)), 11.5)  # aorta
+    yield Tissue.VESSEL, capsule(at, ((-18, 2, 135), (-22, -6, 380)), 11)  # inferior vena cava
+    for side in (-1, 1):
+        yield Tissue.VESSEL, capsule(at, ((10.0 * side, 2, 135), (62.0 * side, -30, 15)), 6.5)
+    yield Tissue.GAS, capsule(at, ((0, -5, 450), (0, -10, 600)), 9)  # trachea
+
+
+def _dome(x: Floats, y: Floats, z: Floats) -> Floats:
+    return ellipsoid((x, y, z), (0, -5, 290), (135, 100, 68))
+
+
+def _paint_beside_spine(
+    tissues: NDArray[np.uint8], x: Floats, y: Floats, inner: NDArray[np.bool_], z: float
+) -> None:
+    for side in (-1, 1):
+        psoas = np.hypot((x - 45 * side) / 24, (y - SPINE_Y - 4) / 24) < 1
+        if 0 < z < _DIAPHRAGM - 60:
+            tissues[psoas & inner] = Tissue.MUSCLE
