@@ -1,0 +1,121 @@
+"""Which phantoms the skeleton pipeline is trained on, and which it is evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.ct_skeleton.pipeline import PIXEL_SPACING
+from pipelines.training.phantoms.atlas import ARM_BIT, Atlas, load_atlas
+from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
+from pipelines.training.phantoms.render import ImagedRegion, anatomical_phantom
+from pipelines.training.phantoms.tissues import Phantom
+from pipelines.training.stream import Render
+
+#: Atlases by file name -> how often each is drawn in training.
+TRAINING_ATLASES = {"bp3d_body_1p5mm.nii.gz": 0.65, "spl_abdomen.nii.gz": 0.35}
+#: Another body, for evaluation only.
+HELD_OUT_ATLAS = "xcat50_wholebody_2mm.nii.gz"
+
+_SIZE = 256  # pixels of a training slice
+_THICK_SHARE = 0.25
+
+
+def training_slices(folder: Path | None) -> Render:
+    """Return what draws one-slice phantoms.
+
+    Parameters
+    ----------
+    folder
+        Folder of label maps, or None for procedural bodies.
+    """
+    if folder is None:
+        return _procedural_slice
+    atlases = [load_atlas(folder / name) for name in TRAINING_ATLASES]
+    planes = [_plane_weights(atlas) for atlas in atlases]
+    return partial(_atlas_slice, atlases, planes, np.asarray(list(TRAINING_ATLASES.values())))
+
+
+def _procedural_slice(rng: np.random.Generator) -> Phantom:
+    options = ProceduralOptions(
+        slices=1,
+        rows=_SIZE,
+        columns=_SIZE,
+        pixel_spacing=1.6,
+        middle=float(rng.uniform(-150, 500)),
+        contrast=None,
+    )
+    return procedural_phantom(options, seed=int(rng.integers(2**62)))
+
+
+def _atlas_slice(
+    atlases: Sequence[Atlas],
+    planes: Sequence[np.ndarray],
+    weights: np.ndarray,
+    rng: np.random.Generator,
+) -> Phantom:
+    which = int(rng.choice(len(atlases), p=weights))
+    thick = rng.random() < _THICK_SHARE
+    region = ImagedRegion(
+        centre=_draw_centre(atlases[which], planes[which], rng),
+        shape=(1, _SIZE, _SIZE),
+        pixel_spacing=PIXEL_SPACING,
+        slice_spacing=float(rng.uniform(3, 6) if thick else rng.uniform(0.6, 3)),
+        subslices=3 if thick else 1,
+    )
+    return anatomical_phantom(atlases[which], region, seed=int(rng.integers(2**62)))
+
+
+def _plane_weights(atlas: Atlas) -> np.ndarray:
+    """Return how often each plane is drawn: ribs and pelvis more often than the femoral shaft."""
+    weights = np.sqrt(np.count_nonzero(atlas.family.array, axis=(1, 2)))
+    return np.asarray(weights / weights.sum())
+
+
+def _draw_centre(
+    atlas: Atlas, planes: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Draw a point near some bone of the trunk, head or legs."""
+    while True:
+        plane = int(rng.choice(len(planes), p=planes))
+        trunk = atlas.soft.array[plane] & ARM_BIT == 0
+        found = np.argwhere((atlas.family.array[plane] > 0) & trunk)
+        if found.size:
+            row, column = found[rng.integers(len(found))] + rng.normal(0, 40, 2)
+            x, y, z = (atlas.soft.affine @ (plane, row, column, 1))[:3]
+            return float(x), float(y), float(z)
+
+
+def held_out_studies(folder: Path | None) -> Callable[[int], Phantom]:
+    """Return what makes a phantom study of a seed, of a body that is not in training.
+
+    Parameters
+    ----------
+    folder
+        Folder of label maps, or None for procedural bodies of other seeds.
+    """
+    if folder is None:
+        return _procedural_study
+    atlas = load_atlas(folder / HELD_OUT_ATLAS)
+    return partial(_atlas_study, atlas, _plane_weights(atlas))
+
+
+def _procedural_study(seed: int) -> Phantom:
+    middle = float(np.random.default_rng(seed).uniform(-50, 450))
+    return procedural_phantom(ProceduralOptions(middle=middle, contrast=None), seed=seed)
+
+
+def _atlas_study(atlas: Atlas, planes: np.ndarray, seed: int) -> Phantom:
+    rng = np.random.default_rng(seed)
+    x, y, _ = atlas.soft.center_position
+    _, _, height = _draw_centre(atlas, planes, rng)
+    region = ImagedRegion(
+        centre=(x, y, height),
+        shape=(40, 400, 480),
+        pixel_spacing=float(rng.uniform(0.85, 1.05)),
+        slice_spacing=float(rng.uniform(1.5, 5)),
+    )
+    return anatomical_phantom(atlas, region, seed=seed)
