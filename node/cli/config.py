@@ -1,0 +1,57 @@
+"""`osteonode config`: what is set."""
+
+from __future__ import annotations
+
+import re
+
+import typer
+
+from node.cli.common import AsJson, read_config
+from node.cli.output import show_json
+
+app = typer.Typer(name="config", help="What is set.", no_args_is_help=True)
+
+
+@app.command()
+def check(ctx: typer.Context) -> None:
+    """Check the configuration, the folders it names and the pipelines in them.
+
+    Exit code 3 when a setting is missing, misspelt or out of range, 6 when a pipeline cannot be read.
+
+    Example: `osteonode --config /etc/osteonode/config.toml config check`
+    """
+    from pipelines.registry import find_pipelines
+
+    config = read_config(ctx)
+    registry = find_pipelines(config.pipelines.folders)
+    for error in registry.errors:
+        raise error
+    print(f"AE title   {config.node.ae_title}, {config.node.host}:{config.node.port}")
+    print(f"data       {config.node.data.absolute()}")
+    print(f"database   {_without_password(config.database_url)}")
+    print(f"archive    {config.archive_url}")
+    print(f"pipelines  {', '.join(sorted(registry.entries)) or 'none'}")
+    print("The configuration is good.")
+
+
+@app.command()
+def show(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show every setting in force: defaults, the file and the environment together.
+
+    Example: `osteonode config show`
+    """
+    settings = read_config(ctx).model_dump(mode="json")
+    settings["storage"]["database"] = _without_password(settings["storage"]["database"])
+    if as_json:
+        show_json(settings)
+        return
+    for section, values in settings.items():
+        print(f"[{section}]")
+        for key, value in values.items():
+            print(f"{key} = {value!r}")
+
+
+def _without_password(url: str) -> str:
+    """A database URL that may be shown; a password reaches to the `@`, whatever it holds, or is an option."""
+    shown = re.sub(r"(://[^:@/]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", shown)

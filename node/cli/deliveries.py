@@ -1,0 +1,101 @@
+"""`osteonode deliveries`: what is owed to whom."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.common import LARGEST, AsJson, Limit, actor, opened, parse_state
+from node.cli.output import form, row, show_list
+from node.cli.studies import delivery_row, find_study
+from storage.model import DeliveryState
+
+app = typer.Typer(name="deliveries", help="What is owed to whom.", no_args_is_help=True)
+
+#: As many are retried at once.
+_MOST = 10_000
+_COLUMNS = (
+    "id",
+    "kind",
+    "destination",
+    "state",
+    "attempts",
+    "status",
+    "message",
+    "next_attempt_at",
+    "updated_at",
+)
+
+
+@app.command("list")
+def list_(
+    ctx: typer.Context,
+    state: Annotated[str | None, typer.Option(help="pending, sent, committed or failed.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DESTINATION", help="To this destination.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="Of this study.")] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries, the newest first, with the DIMSE status of the last answer.
+
+    Example: `osteonode deliveries list --state failed --to PACS`
+    """
+    from storage.index import deliveries
+
+    wanted = None if state is None else parse_state(state, DeliveryState)
+    with opened(ctx) as index:
+        found = deliveries.list_deliveries(
+            index,
+            state=wanted,
+            destination=to,
+            study=None if study is None else find_study(index, study).study_instance_uid,
+            limit=limit,
+        )
+    show_list(
+        [row(one) if as_json else delivery_row(one) for one in found],
+        _COLUMNS,
+        as_form=form(as_json=as_json),
+        empty="No such delivery.",
+    )
+
+
+@app.command()
+def retry(
+    ctx: typer.Context,
+    number: Annotated[
+        int | None,
+        typer.Argument(metavar="[ID]", min=1, max=LARGEST, help="One delivery, by its number."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DESTINATION", help="All that failed or wait, to this destination."
+        ),
+    ] = None,
+) -> None:
+    """Send again now, with all attempts before it: one delivery, or all that failed or wait for a destination.
+
+    Examples: `osteonode deliveries retry 17` · `osteonode deliveries retry --to PACS`
+    """
+    from storage.index import deliveries, destinations
+
+    if (number is None) == (to is None):
+        raise typer.BadParameter("give the number of one delivery, or --to DESTINATION.")
+    with opened(ctx) as index:
+        if number is not None:
+            numbers = [number]
+        else:
+            name = destinations.get(index, str(to)).name
+            numbers = [
+                one.delivery_id
+                for state in (DeliveryState.FAILED, DeliveryState.PENDING)
+                for one in deliveries.list_deliveries(
+                    index, destination=name, state=state, limit=_MOST
+                )
+            ]
+        for one in numbers:
+            deliveries.retry(index, delivery_id=one, actor=actor())
+    print(f"{len(numbers)} deliveries are due now.")

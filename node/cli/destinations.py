@@ -1,0 +1,100 @@
+"""`osteonode destinations`: where results go."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.common import AsJson, actor, check_ae_title, opened, read_config
+from node.cli.output import form, row, show_list
+from storage.model import Destination
+
+app = typer.Typer(name="destinations", help="Where results go: remote AEs.", no_args_is_help=True)
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the destination, as rules give it.")
+]
+_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae")
+
+
+@app.command("list")
+def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List all destinations.
+
+    Example: `osteonode destinations list`
+    """
+    from storage.index import destinations
+
+    with opened(ctx) as index:
+        found = destinations.list_destinations(index)
+    show_list(
+        [row(destination) for destination in found],
+        _COLUMNS,
+        as_form=form(as_json=as_json),
+        empty="There are no destinations; `osteonode destinations add --help` shows how to make one.",
+    )
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    name: Name,
+    host: Annotated[str, typer.Option("--host", help="Host name or address.")],
+    called: Annotated[str, typer.Option("--called", metavar="AET", help="Its AE title.")],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Its DICOM port.")] = 104,
+    calling: Annotated[
+        str | None,
+        typer.Option(
+            "--calling",
+            metavar="AET",
+            help="Our AE title towards it; the node's own when not given.",
+        ),
+    ] = None,
+) -> None:
+    """Add a destination.
+
+    Example: `osteonode destinations add PACS --host pacs.example.org --port 104 --called PACS_AE`
+    """
+    from storage.index import destinations
+
+    for title in (called, calling):
+        if title is not None:
+            check_ae_title(title)
+    with opened(ctx) as index:
+        destinations.add(
+            index,
+            Destination(name=name, host=host, port=port, called_ae=called, calling_ae=calling),
+            actor=actor(),
+        )
+    print(
+        f"Destination {name} is added; `osteonode destinations echo {name}` asks whether it answers."
+    )
+
+
+@app.command()
+def remove(ctx: typer.Context, name: Name) -> None:
+    """Remove a destination that no rule names and nothing is owed to.
+
+    Example: `osteonode destinations remove OLDPACS`
+    """
+    from storage.index import destinations
+
+    with opened(ctx) as index:
+        destinations.remove(index, name, actor=actor())
+    print(f"Destination {name} is removed.")
+
+
+@app.command()
+def echo(ctx: typer.Context, name: Name) -> None:
+    """Ask a destination whether it answers (C-ECHO). Exit code 5 when it does not.
+
+    Example: `osteonode destinations echo PACS`
+    """
+    from node.cli.network import ask
+    from storage.index import destinations
+
+    config = read_config(ctx)
+    with opened(ctx) as index:
+        destination = destinations.get(index, name)
+    ask(config, destination)

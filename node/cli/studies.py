@@ -1,0 +1,272 @@
+"""`osteonode studies`: what is held, and why it was analysed or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.cli.common import AsJson, Limit, opened, parse_when, pick
+from node.cli.output import (
+    cell,
+    form,
+    local,
+    row,
+    say,
+    short,
+    show_fields,
+    show_json,
+    show_list,
+    show_rows,
+)
+from storage.errors import NotFound
+from storage.model import Decision, Delivery, Event, Series, Study, Workitem
+
+if TYPE_CHECKING:
+    from storage.index import Index
+
+app = typer.Typer(
+    name="studies", help="What is held, and why it was analysed or not.", no_args_is_help=True
+)
+
+#: Identifies the patient; who needs it looks into the PACS.
+_LEFT_OUT = ("patient_id",)
+_COLUMNS = (
+    "study_instance_uid",
+    "study_date",
+    "study_description",
+    "accession_number",
+    "series_count",
+    "instance_count",
+    "last_received_at",
+    "news",
+)
+#: As many are searched for the end of a UID.
+_SEARCHED = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dossier:
+    """Everything about one study."""
+
+    study: Study
+    series: tuple[Series, ...]
+    decisions: tuple[Decision, ...]
+    workitems: tuple[Workitem, ...]
+    deliveries: tuple[Delivery, ...]
+    events: tuple[Event, ...]
+
+
+@app.command("list")
+def list_(
+    ctx: typer.Context,
+    since: Annotated[
+        str | None, typer.Option(help="Those that got an instance since: 2026-01-31, 12h, 7d.")
+    ] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List studies, the newest first. Tables show the end of a UID, which `studies show` takes.
+
+    Example: `osteonode studies list --since 12h`
+    """
+    from storage.index import studies
+
+    with opened(ctx) as index:
+        found = studies.list_studies(index, limit=limit, since=parse_when(since))
+    show_list(
+        [
+            row(study, leave_out=_LEFT_OUT) | {"news": study.revision > study.evaluated_revision}
+            for study in found
+        ],
+        _COLUMNS,
+        as_form=form(as_json=as_json),
+        empty="No study was received.",
+    )
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    uid: Annotated[
+        str, typer.Argument(metavar="UID", help="Study Instance UID, or the end of it.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show one study: its series, why each is analysed or not, workitems, deliveries, the timeline.
+
+    Example: `osteonode studies show 619255048`
+    """
+    with opened(ctx) as index:
+        dossier = collect(index, find_study(index, uid))
+    if as_json:
+        show_json(_as_json(dossier))
+    else:
+        print_study(dossier)
+
+
+def find_study(index: Index, given: str) -> Study:
+    """The study of a UID, or of the end of one.
+
+    Raises
+    ------
+    NotFound
+    """
+    from storage.index import studies
+
+    try:
+        return studies.get(index, given)
+    except NotFound:
+        uids = [s.study_instance_uid for s in studies.list_studies(index, limit=_SEARCHED)]
+        return studies.get(index, pick(given, uids, noun="study"))
+
+
+def collect(index: Index, study: Study) -> Dossier:
+    """Ask the index for everything about a study."""
+    from storage.index import deliveries, events, studies, workitems
+
+    uid = study.study_instance_uid
+    return Dossier(
+        study=study,
+        series=studies.series_of(index, uid),
+        decisions=studies.decisions(index, uid),
+        workitems=workitems.list_workitems(index, study=uid, limit=1000),
+        deliveries=deliveries.list_deliveries(index, study=uid, limit=1000),
+        events=events.list_events(index, study=uid),
+    )
+
+
+def _as_json(dossier: Dossier) -> dict[str, object]:
+    # Headers name the patient; what rules read of them stands in the decisions.
+    series = [row(one, leave_out=("header",)) for one in dossier.series]
+    return {
+        **row(dossier.study, leave_out=_LEFT_OUT),
+        "series": series,
+        "decisions": dossier.decisions,
+        "workitems": dossier.workitems,
+        "deliveries": dossier.deliveries,
+        "events": dossier.events,
+    }
+
+
+def print_study(dossier: Dossier) -> None:
+    """The sections of `studies show`."""
+    study = dossier.study
+    show_fields(
+        {
+            "study": study.study_instance_uid,
+            "description": study.study_description,
+            "date": study.study_date,
+            "accession number": study.accession_number,
+            "held": f"{study.instance_count} instances in {study.series_count} series",
+            "evaluated": _evaluated(study),
+        }
+    )
+    say("Series")
+    show_rows([_series_row(one) for one in dossier.series])
+    say("Why")
+    for decision in dossier.decisions:
+        _print_decision(decision)
+    if not dossier.decisions:
+        print(f"  {_no_decision(study)}")
+    if dossier.workitems:
+        say("Workitems")
+        show_rows([workitem_row(one) for one in dossier.workitems])
+    if dossier.deliveries:
+        say("Deliveries")
+        show_rows([delivery_row(one) for one in dossier.deliveries])
+    say("Timeline")
+    for at, what in sorted(_timeline(dossier), key=lambda line: line[0]):
+        print(f"  {local(at)}  {cell('', what)}")
+
+
+def workitem_row(workitem: Workitem) -> dict[str, object]:
+    """A workitem as one line of a table."""
+    return {
+        "workitem_uid": workitem.workitem_uid,
+        "state": workitem.state,
+        "pipeline": f"{workitem.pipeline} {workitem.pipeline_version}",
+        "rule": workitem.rule,
+        "priority": workitem.priority,
+        "attempts": workitem.attempts,
+        "scheduled_at": workitem.scheduled_at,
+        "ended_at": workitem.ended_at,
+        "reason_code": workitem.reason_code,
+        "reason": workitem.reason,
+    }
+
+
+def delivery_row(delivery: Delivery) -> dict[str, object]:
+    """A delivery as one line of a table."""
+    return {
+        "id": delivery.delivery_id,
+        "kind": delivery.evidence.kind,
+        "destination": delivery.destination,
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "status": None if delivery.status is None else f"0x{delivery.status:04X}",
+        "message": delivery.message,
+        "next_attempt_at": delivery.next_attempt_at if delivery.state == "PENDING" else None,
+        "updated_at": delivery.updated_at,
+    }
+
+
+def _evaluated(study: Study) -> str:
+    if study.evaluated_revision == study.revision:
+        return f"yes, at revision {study.revision}"
+    if study.evaluated_revision == 0:
+        return "not yet"
+    return f"at revision {study.evaluated_revision}; {study.revision} has news"
+
+
+def _no_decision(study: Study) -> str:
+    if study.evaluated_revision == 0:
+        return "Not evaluated yet: the study is not quiet, or the node is not running."
+    return "No rule was in force, or every series is the node's own."
+
+
+def _series_row(series: Series) -> dict[str, object]:
+    header = series.header.get("SeriesDescription", ())
+    return {
+        "series_instance_uid": series.series_instance_uid,
+        "modality": series.modality,
+        "series_description": header[0] if header else None,
+        "instances": series.instance_count,
+        "from": series.facts.get("calling_ae"),
+        "own": series.own,
+        "last_received_at": series.last_received_at,
+    }
+
+
+def _print_decision(decision: Decision) -> None:
+    verdict = "runs" if decision.matched else "does not run"
+    print(
+        f"  rule {decision.rule} (version {decision.rule_version}) on series "
+        f"{short(decision.series_instance_uid)}: {decision.pipeline} {verdict}"
+    )
+    for clause in decision.clauses:
+        print(
+            f"    {'yes' if clause.holds else 'NO ':3}  {cell('', clause.clause)}   seen: {cell('', clause.seen)}"
+        )
+    print(f"    {cell('', decision.reason)}")
+
+
+def _timeline(dossier: Dossier) -> list[tuple[datetime, str]]:
+    lines: list[tuple[datetime, str]] = []
+    for series in dossier.series:
+        label = f"series {short(series.series_instance_uid)} ({series.modality}"
+        label += ", our own)" if series.own else ")"
+        lines.append((series.first_received_at, f"{label}: first instance received"))
+        last = f"{label}: last of {series.instance_count} instances received"
+        lines.append((series.last_received_at, last))
+    for workitem in dossier.workitems:
+        if workitem.started_at is not None:
+            label = f"workitem {short(workitem.workitem_uid)} ({workitem.pipeline}): started"
+            lines.append((workitem.started_at, label))
+    for event in dossier.events:
+        about = f" {short(event.workitem_uid)}" if event.workitem_uid else ""
+        detail = f"  {cell('', event.detail)}" if event.detail else ""
+        lines.append((event.at, f"{event.kind}{about}  by {event.actor}{detail}"))
+    return lines

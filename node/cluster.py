@@ -1,0 +1,146 @@
+"""The worker processes: one per device, started here, or a Dask cluster connected to.
+
+Our own listen on this machine only and take tasks from the holder of a key that lives in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+
+from node.config import ComputeSection
+from node.errors import PerformError
+from node.worker import WorkerSetup
+from pipelines.performing import has_gpu
+
+CONNECT_S = 10.0
+#: Our own workers listen on this address only.
+_HOST = "127.0.0.1"
+
+#: What we change of Dask's defaults, for our own cluster only.
+DASK_SETTINGS: Mapping[str, Any] = {
+    # The default sets OMP_NUM_THREADS=1 in *this* process and its workers; `random` is Python's own default.
+    "distributed.nanny.pre-spawn-environ": {"PYTHONHASHSEED": "random"},
+    # A hung worker is ours to kill, by the manifest's limit and not after five minutes.
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+
+
+def find_devices(section: ComputeSection) -> tuple[str, ...]:
+    """The devices to use, one worker process each: those configured, else every GPU, else the CPU."""
+    if section.devices:
+        return section.devices
+    if not has_gpu():
+        return ("cpu",)
+    # torch is asked, because its build must fit the driver; in a process of its own, because the node does without it.
+    asked = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    count = int(asked.stdout) if asked.returncode == 0 else 0
+    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
+
+
+def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
+    """Start a scheduler in this process, and a worker process with its nanny for each device."""
+    devices = find_devices(section)
+    threads = section.threads or max(1, len(os.sched_getaffinity(0)) // len(devices))
+    scratch.mkdir(parents=True, exist_ok=True)
+    # Whoever reaches a Dask scheduler runs code as its user: a key that lives in this process keeps out the machine's
+    # other users.
+    secure = {"host": _HOST, "protocol": "tls://", "security": Security.temporary()}
+    options = {
+        **secure,
+        "nthreads": 1,
+        "memory_limit": None,  # per run, by `_watch`
+        "dashboard": False,
+        "silence_logs": logging.WARNING,
+        "local_directory": str(scratch),
+    }
+    return SpecCluster(
+        security=secure["security"],
+        scheduler={
+            "cls": Scheduler,
+            "options": {
+                **secure,
+                "port": 0,
+                "dashboard": False,
+                "dashboard_address": f"{_HOST}:0",
+                "allowed_failures": 0,
+            },
+        },
+        workers={
+            device: {
+                "cls": Nanny,
+                "options": {
+                    **options,
+                    "env": _environment(device, threads),
+                    "plugins": [WorkerSetup(device=_as_seen(device), scratch=scratch)],
+                },
+            }
+            for device in devices
+        },
+    )
+
+
+def _environment(device: str, threads: int) -> dict[str, str]:
+    """What must be set before torch and SimpleITK are loaded."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    family, _, number = device.partition(":")
+    ids = visible.split(",") if visible else []
+    chosen = number or "0"
+    if family != "cuda":
+        chosen = ""
+    elif ids:
+        chosen = ids[int(chosen)]
+    return {
+        "CUDA_VISIBLE_DEVICES": chosen,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
+    }
+
+
+def _as_seen(device: str) -> str:
+    """The device's name in its worker, which sees one GPU only."""
+    return "cuda:0" if device.startswith("cuda") else device
+
+
+def connect_to(address: str, scratch: Path) -> Client:
+    """Connect to a cluster that somebody else runs.
+
+    Raises
+    ------
+    PerformError
+        Code `no-cluster`, when its scheduler does not answer.
+    """
+    try:
+        client = Client(address, set_as_default=False, timeout=CONNECT_S)
+    except (OSError, TimeoutError) as error:
+        raise PerformError(
+            "no-cluster",
+            f"The Dask scheduler {address} does not answer ({error}): start it, or correct [compute] scheduler.",
+        ) from error
+    client.register_plugin(WorkerSetup(device="", scratch=scratch))
+    return client
+
+
+def use_our_logging() -> None:
+    """Importing distributed gives its loggers handlers of their own; let the node's have their lines."""
+    for name in ("distributed", "distributed.client", "distributed.gc", "tornado", "bokeh"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(max(logger.level, logging.WARNING))

@@ -1,0 +1,273 @@
+"""Every setting of the node, checked once: TOML (and environment) -> `Config`.
+
+Nobody else reads files or environment. `config.example.toml` is written by `example()` and compared by a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from node.errors import ConfigError
+
+#: The file read when no other is named.
+DEFAULT_PATH = Path("config.toml")
+#: `OSTEONODE_RECEIVE__QUIET_S=5` sets `quiet_s` of `[receive]`.
+ENVIRONMENT_PREFIX = "OSTEONODE_"
+
+#: PS3.5 Table 6.2-1: AE, 16 characters at most, no backslash or control characters.
+AETitle = Annotated[str, Field(pattern=r"^[!-\[\]-~][ -\[\]-~]{0,15}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+UID = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))*$", max_length=64)]
+
+
+class _Section(BaseModel):
+    # No infinity: a time without end cannot be added to a clock.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class NodeSection(_Section):
+    """Who this node is."""
+
+    ae_title: AETitle = Field("OSTEONODE", description="Our AE title, called and calling.")
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104 - a PACS must reach it
+        description="Address to listen on; 127.0.0.1 for this machine only.",
+    )
+    port: Port = Field(11112, description="Port of the DICOM listener.")
+    data: Path = Field(
+        Path("data"), description="Folder under which everything the node writes lies."
+    )
+    institution: str = Field(
+        "",
+        max_length=64,
+        description="Institution Name written as contributing equipment; may stay empty.",
+    )
+    serial_number: str = Field(
+        "1",
+        min_length=1,
+        max_length=64,
+        description="Device Serial Number (0018,1000) of this installation.",
+    )
+    uid_root: Annotated[UID, Field(max_length=30)] = Field(
+        "2.25",
+        description="Root of the UIDs we make: your own registered root, or 2.25 (UUIDs, PS3.5 B.2).",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines for people or for machines."
+    )
+
+
+class ReceiveSection(_Section):
+    """What comes in."""
+
+    check_called_ae: bool = Field(
+        True, description="Reject associations that do not call us by our AE title."
+    )
+    calling_ae: tuple[AETitle, ...] = Field((), description="AE titles that may send; empty: any.")
+    private_sop_classes: tuple[UID, ...] = Field(
+        (), description="Private SOP Class UIDs to accept besides all standard storage classes."
+    )
+    max_associations: int = Field(
+        64, ge=1, description="Associations at once; one more is rejected for now."
+    )
+    max_pdu: int = Field(
+        262144,
+        ge=4096,
+        description="Largest PDU we announce, in bytes; large ones cost fewer reads.",
+    )
+    idle_timeout_s: float = Field(
+        60.0, gt=0, description="Seconds without a message after which an association is aborted."
+    )
+
+
+class StorageSection(_Section):
+    """Where things lie."""
+
+    database: str = Field(
+        "",
+        description="SQLAlchemy URL; empty: SQLite in the data folder. PostgreSQL: postgresql+psycopg://user@host/name.",
+    )
+    archive: str = Field(
+        "", description="fsspec URL or folder of the archive; empty: archive in the data folder."
+    )
+
+
+class RoutingSection(_Section):
+    """When a study is looked at."""
+
+    quiet_s: float = Field(
+        60.0, ge=0, description="Seconds without a new instance after which a study is evaluated."
+    )
+
+
+class PipelinesSection(_Section):
+    """Which pipelines there are."""
+
+    folders: tuple[Path, ...] = Field(
+        (),
+        description="Folders that hold pipelines of your own, one folder each, besides those that ship.",
+    )
+
+
+class ComputeSection(_Section):
+    """Where workitems run."""
+
+    scheduler: str = Field(
+        "",
+        description="Address of a Dask scheduler (tcp://host:8786); empty: workers on this machine.",
+    )
+    devices: tuple[str, ...] = Field(
+        (),
+        description="Devices, one worker process each, as cuda:0; empty: every GPU, or else cpu.",
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: all cores.")
+    memory_mb: int = Field(
+        0,
+        ge=0,
+        description="Resident megabytes at which a worker is stopped; 0: the limit in the pipeline's manifest.",
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="Runs of one workitem before a stopped worker makes it fail."
+    )
+    retry_s: float = Field(10.0, ge=0, description="Seconds between such runs.")
+
+
+class DeliverySection(_Section):
+    """How evidence goes out."""
+
+    max_attempts: int = Field(
+        20, ge=1, description="Attempts before a delivery fails; it can be retried by hand."
+    )
+    backoff_s: float = Field(
+        10.0, gt=0, description="Seconds before the second attempt; doubled each time."
+    )
+    backoff_max_s: float = Field(3600.0, gt=0, description="Most seconds between two attempts.")
+    timeout_s: float = Field(
+        30.0, gt=0, description="Seconds to wait for a connection, an association or an answer."
+    )
+
+
+class Config(_Section):
+    """All settings."""
+
+    node: NodeSection = NodeSection()
+    receive: ReceiveSection = ReceiveSection()
+    storage: StorageSection = StorageSection()
+    routing: RoutingSection = RoutingSection()
+    pipelines: PipelinesSection = PipelinesSection()
+    compute: ComputeSection = ComputeSection()
+    delivery: DeliverySection = DeliverySection()
+
+    @property
+    def database_url(self) -> str:
+        """The index's URL; SQLite in the data folder unless set."""
+        return self.storage.database or f"sqlite:///{self.node.data.absolute() / 'index.sqlite'}"
+
+    @property
+    def archive_url(self) -> str:
+        """The archive's URL; a folder in the data folder unless set."""
+        return self.storage.archive or str(self.node.data.absolute() / "archive")
+
+    @property
+    def scratch(self) -> Path:
+        """Temporary files of workers."""
+        return self.node.data.absolute() / "scratch"
+
+
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Config:
+    """Read `path` (else `config.toml` if there is one, else defaults), then the environment over it.
+
+    Relative folders are relative to the file.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file and the key.
+    """
+    source = path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    raw: dict[str, Any] = {}
+    if source is not None:
+        try:
+            raw = tomllib.loads(source.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{source}: {error}") from error
+    for keys, value in _from_environment(os.environ if environment is None else environment):
+        section = raw.setdefault(keys[0], {})
+        if isinstance(section, dict):
+            section[keys[1]] = value
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{source or 'environment'}: {_explain(error)}") from error
+    return config if source is None else _anchored(config, source.absolute().parent)
+
+
+def example() -> str:
+    """`config.example.toml`: every setting, its default, a sentence."""
+    lines = [
+        "# Every setting of OsteoNode with its default. Copy to config.toml and keep what you change.",
+        f"# Each can be set by the environment as well: {ENVIRONMENT_PREFIX}NODE__AE_TITLE=OSTEONODE",
+    ]
+    for name, field in Config.model_fields.items():
+        section = cast(type[BaseModel], field.annotation)
+        lines += ["", f"# {section.__doc__}", f"[{name}]"]
+        for key, setting in section.model_fields.items():
+            lines += [f"# {setting.description}", f"{key} = {_toml(setting.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    node = config.node.model_copy(update={"data": folder / config.node.data})
+    own = tuple(folder / one for one in config.pipelines.folders)
+    pipelines = config.pipelines.model_copy(update={"folders": own})
+    return config.model_copy(update={"node": node, "pipelines": pipelines})
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[tuple[str, str], Any]]:
+    for name, value in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
+            section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+            yield (section, key), value if _is_text(section, key) else _parse(value)
+
+
+def _is_text(section: str, key: str) -> bool:
+    """A serial number of digits stays a text."""
+    if (field := Config.model_fields.get(section)) is None:
+        return False
+    setting = cast(type[BaseModel], field.annotation).model_fields.get(key)
+    return setting is not None and isinstance(setting.default, str | Path)
+
+
+def _parse(value: str) -> Any:
+    """A JSON value where it is one (`["A", "B"]`, `true`), else the text."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def _explain(error: ValidationError) -> str:
+    places = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            places.append(f"{key}: no such setting (config.example.toml lists them all)")
+        else:
+            places.append(f"{key}: {item['msg']}, not {item['input']!r}")
+    return "; ".join(places)

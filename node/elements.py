@@ -1,0 +1,188 @@
+"""Where the top-level elements of an encoded data set lie (PS3.5 7.1): one pass, nothing decoded, nothing copied.
+
+pydicom makes an object of every element and of every nested one, which costs a CT header 2 ms; the index needs
+places and lengths. What is odd but readable is read as pydicom reads it; what is cut off raises.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+
+PIXEL_DATA_GROUP = 0x7FE00000
+#: Float Pixel Data (7FE0,0008), the first pixel data there can be; before it come offsets and lengths of frames.
+_FIRST_PIXEL_DATA = 0x7FE00008
+
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_ITEM = 0xFFFEE000
+_ITEM_DELIMITATION = 0xFFFEE00D
+_SEQUENCE_DELIMITATION = 0xFFFEE0DD
+#: PS3.5 7.1.2: VRs whose length takes four bytes, after two reserved ones.
+_LONG = frozenset(
+    vr.encode()
+    for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
+)
+#: Sequences deeper than this are an attack or a mistake; real ones nest to about ten.
+_MAX_DEPTH = 64
+
+
+class UnreadableError(ValueError):
+    """Bytes that are no data set."""
+
+
+class TruncatedError(UnreadableError):
+    """A data set whose end is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A top-level element: its tag, and where its value lies in the data set."""
+
+    tag: int
+    #: None in Implicit VR.
+    vr: str | None
+    #: Where the element begins, where its value begins, and where it ends.
+    head: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How elements are written (PS3.5 Annex A)."""
+
+    is_implicit: bool
+    is_little: bool
+
+    @property
+    def order(self) -> str:
+        """Byte order as `struct` has it."""
+        return "<" if self.is_little else ">"
+
+
+@lru_cache(maxsize=8192)
+def dictionary(tag: int) -> tuple[str, str]:
+    """Keyword and VR (the first, where there is a choice) of a standard tag, or two empty strings."""
+    keyword = keyword_for_tag(tag)
+    return (keyword, dictionary_VR(tag).partition(" ")[0]) if keyword else ("", "")
+
+
+def name(tag: int) -> str:
+    """A tag as people write it, e.g. `(0028,0010) Rows`."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {dictionary(tag)[0]}".rstrip()
+
+
+def read_elements(data: bytes, encoding: Encoding, *, is_complete: bool = True) -> list[Element]:
+    """The elements before pixel data, in the order they come.
+
+    Parameters
+    ----------
+    is_complete
+        False for the beginning of a data set: then it may end anywhere.
+
+    Raises
+    ------
+    UnreadableError
+        For bytes that are no data set; `TruncatedError` for one that ends too early, pixel data included.
+    """
+    elements: list[Element] = []
+    try:
+        for element in _walk(data, 0, len(data), encoding, 0):
+            if element.tag >= _FIRST_PIXEL_DATA:
+                break
+            if element.tag < PIXEL_DATA_GROUP:
+                elements.append(element)
+    except TruncatedError:
+        if is_complete:
+            raise
+    return elements
+
+
+def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
+    data: bytes, position: int, limit: int, encoding: Encoding, depth: int
+) -> Iterator[Element]:
+    """Elements from `position`; in an item of undefined length the last one is its delimitation item."""
+    if depth > _MAX_DEPTH:
+        raise UnreadableError(f"Sequences are nested deeper than {_MAX_DEPTH}.")
+    is_implicit = encoding.is_implicit
+    explicit = struct.Struct(encoding.order + "HH2sH").unpack_from
+    implicit = struct.Struct(encoding.order + "HHI").unpack_from
+    long_length = struct.Struct(encoding.order + "I").unpack_from
+    tag = 0
+    while position + 8 <= limit:
+        head = position
+        start = position + 8
+        vr: bytes | None = None
+        if is_implicit:
+            group, number, length = implicit(data, position)
+        else:
+            group, number, vr, length = explicit(data, position)
+            if group == 0xFFFE or not vr.isalpha() or not vr.isupper():
+                # Items have no VR (PS3.5 7.5); some writers leave it out of private elements as well.
+                vr = None
+                group, number, length = implicit(data, position)
+            elif vr in _LONG:
+                if start + 4 > limit:
+                    break
+                (length,) = long_length(data, start)
+                start += 4
+        tag = group << 16 | number
+        if length != _UNDEFINED_LENGTH:
+            end = start + length
+        elif group == PIXEL_DATA_GROUP >> 16:
+            end = _skip_fragments(data, start, limit, encoding)
+        else:
+            # PS3.5 6.2.2: the content of UN with undefined length is Implicit VR Little Endian.
+            inner = Encoding(True, True) if vr == b"UN" else encoding
+            end = _skip_sequence(data, start, limit, inner, depth)
+        if end > limit:
+            raise TruncatedError(f"{name(tag)} says {length} bytes, but {limit - start} are left.")
+        yield Element(tag, vr.decode() if vr else None, head, start, end)
+        position = end
+    if data[position:limit].strip(b"\x00"):
+        raise TruncatedError(f"The data set ends in the element after {name(tag)}.")
+
+
+def _skip_sequence(data: bytes, position: int, limit: int, encoding: Encoding, depth: int) -> int:
+    """Where a sequence of undefined length ends (PS3.5 7.5.2)."""
+    item = struct.Struct(encoding.order + "HHI").unpack_from
+    while position + 8 <= limit:
+        group, number, length = item(data, position)
+        tag = group << 16 | number
+        position += 8
+        if tag == _SEQUENCE_DELIMITATION:
+            return position
+        if tag != _ITEM:
+            raise UnreadableError(f"{name(tag)} stands where an item of a sequence should.")
+        if length != _UNDEFINED_LENGTH:
+            position += length
+            continue
+        for element in _walk(data, position, limit, encoding, depth + 1):
+            position = element.end
+            if element.tag == _ITEM_DELIMITATION:
+                break
+        else:
+            break
+    raise TruncatedError("The data set ends in the middle of a sequence.")
+
+
+def _skip_fragments(data: bytes, position: int, limit: int, encoding: Encoding) -> int:
+    """Where encapsulated pixel data ends (PS3.5 A.4)."""
+    item = struct.Struct(encoding.order + "HHI").unpack_from
+    while position + 8 <= limit:
+        group, number, length = item(data, position)
+        tag = group << 16 | number
+        position += 8
+        if tag == _SEQUENCE_DELIMITATION:
+            return position
+        if tag != _ITEM:
+            raise UnreadableError(f"{name(tag)} stands where a fragment of pixel data should.")
+        position += length
+    # Some writers leave out the delimitation item; every fragment is there all the same.
+    if position != limit:
+        raise TruncatedError("(7FE0,0010) PixelData ends in the middle of a fragment.")
+    return position

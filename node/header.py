@@ -1,0 +1,305 @@
+"""The header of a received data set, read once: from encoded bytes to values that rules and the index use.
+
+Reading stops before pixel data; pixel data is only measured, so that a data set that was cut off is refused at the
+door and not found out by a pipeline. The bytes themselves are never changed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom.charset import decode_bytes, python_encoding
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+
+from node.elements import (
+    Element,
+    Encoding,
+    TruncatedError,
+    UnreadableError,
+    dictionary,
+    name,
+    read_elements,
+)
+from node.errors import ReceiveError
+from storage.model import HeaderValue
+
+# PS3.4 Table B.2-1. Of the ranges A9xx and Cxxx the last digits are ours; the conformance statement lists them.
+DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+TRUNCATED = 0xC001
+UID_MISSING = 0xC002
+UID_INVALID = 0xC003
+
+#: Manufacturer (0008,0070) in the Contributing Equipment Sequence of everything this product makes.
+OWN_MANUFACTURER = "OsteoNode"
+
+#: Longer values are no business of a rule.
+MAX_VALUE_LENGTH = 1024
+#: Most bytes of a deflated data set that are inflated to read its header.
+MAX_INFLATED = 64 * 1024 * 1024
+
+_IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+_EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+#: Deflated Explicit VR Little Endian, JPIP Referenced Deflate and its High-Throughput twin.
+_DEFLATED = frozenset(
+    ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+)
+
+_SPECIFIC_CHARACTER_SET = 0x00080005
+_CONTRIBUTING_EQUIPMENT = 0x0018A001
+#: Shared, then Per-frame Functional Groups Sequence.
+_FUNCTIONAL_GROUPS = (0x52009229, 0x52009230)
+_FRAME_GEOMETRY = (
+    ("PlaneOrientationSequence", "ImageOrientationPatient"),
+    ("PlanePositionSequence", "ImagePositionPatient"),
+    ("PixelMeasuresSequence", "PixelSpacing"),
+    ("PixelMeasuresSequence", "SliceThickness"),
+)
+
+_UIDS = {
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+}
+_UID = re.compile(r"[0-9.]{1,64}")
+
+_NUMBERS = {
+    **{"US": "H", "SS": "h", "UL": "I", "SL": "i"},
+    **{"UV": "Q", "SV": "q", "FL": "f", "FD": "d"},
+}
+#: PS3.5 Table 6.2-1: text in which a backslash is a character.
+_SINGLE_TEXT = frozenset(("LT", "ST", "UR", "UT"))
+#: Text in the data set's character set; the others are ASCII by definition.
+_LOCAL_TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
+_TEXT = _SINGLE_TEXT | _LOCAL_TEXT | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
+#: PS3.5 6.1.2.5.3: characters at which an ISO 2022 string returns to its first character set.
+_RESETS = set(b"\n\f\r\\^=")
+
+#: What pydicom raises on a sequence that is none.
+_PYDICOM_ERRORS = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(NotImplementedError, RecursionError, struct.error),
+)
+
+Values = tuple[HeaderValue, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedHeader:
+    """What the index needs to know of a data set."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    #: Keyword -> values; nothing empty, long, binary, private or nested.
+    header: dict[str, Values]
+    #: True when this product's name stands in the contributing equipment.
+    is_evidence: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An encoded data set and where its top-level elements lie."""
+
+    data: bytes
+    encoding: Encoding
+    elements: dict[int, Element]
+
+
+def read_header(transfer_syntax_uid: str, data: bytes) -> ParsedHeader:
+    """Read the attributes before pixel data and check that nothing is cut off.
+
+    Parameters
+    ----------
+    transfer_syntax_uid
+        The transfer syntax of the presentation context the data set came in.
+    data
+        The encoded data set, without file meta information.
+
+    Raises
+    ------
+    node.errors.ReceiveError
+        With the status the sender gets and a sentence that names the tag.
+    """
+    source = _read_source(transfer_syntax_uid, data)
+    header = dict(_values_by_keyword(source))
+    try:
+        if "NumberOfFrames" in header and "ImageOrientationPatient" not in header:
+            header |= _first_frame(source)
+        is_evidence = _is_evidence(source)
+    except _PYDICOM_ERRORS as error:
+        raise ReceiveError(
+            CANNOT_UNDERSTAND, f"A sequence of the header cannot be read: {type(error).__name__}."
+        ) from error
+    uids = {keyword: _uid(header, tag, keyword) for tag, keyword in _UIDS.items()}
+    return ParsedHeader(
+        sop_class_uid=uids["SOPClassUID"],
+        sop_instance_uid=uids["SOPInstanceUID"],
+        series_instance_uid=uids["SeriesInstanceUID"],
+        study_instance_uid=uids["StudyInstanceUID"],
+        header=header,
+        is_evidence=is_evidence,
+    )
+
+
+def _read_source(transfer_syntax_uid: str, data: bytes) -> _Source:
+    if not data:
+        raise ReceiveError(CANNOT_UNDERSTAND, "There is no data set.")
+    encoding = Encoding(
+        is_implicit=transfer_syntax_uid == _IMPLICIT_LITTLE,
+        is_little=transfer_syntax_uid != _EXPLICIT_BIG,
+    )
+    is_complete = True
+    if transfer_syntax_uid in _DEFLATED:
+        data, is_complete = _inflate(data)
+    try:
+        elements = read_elements(data, encoding, is_complete=is_complete)
+    except TruncatedError as error:
+        raise ReceiveError(TRUNCATED, str(error)) from error
+    except UnreadableError as error:
+        raise ReceiveError(CANNOT_UNDERSTAND, str(error)) from error
+    return _Source(data, encoding, {element.tag: element for element in elements})
+
+
+def _inflate(data: bytes) -> tuple[bytes, bool]:
+    """PS3.5 A.5: a raw deflate stream. The second value is False when only the beginning was inflated."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(data, MAX_INFLATED)
+    except zlib.error as error:
+        raise ReceiveError(CANNOT_UNDERSTAND, f"The data set does not inflate: {error}.") from error
+    if not inflater.eof and len(inflated) < MAX_INFLATED:
+        raise ReceiveError(TRUNCATED, "The deflated data set ends in the middle.")
+    return inflated, inflater.eof
+
+
+def _uid(header: dict[str, Values], tag: int, keyword: str) -> str:
+    values = header.get(keyword, ())
+    if not values:
+        raise ReceiveError(UID_MISSING, f"{name(tag)} is missing or empty.")
+    if len(values) > 1 or not isinstance(values[0], str) or not _UID.fullmatch(values[0]):
+        # The value is not repeated: it may be anything.
+        raise ReceiveError(
+            UID_INVALID, f"{name(tag)} is no UID (PS3.5 9.1): digits and dots, 64 at most."
+        )
+    return values[0]
+
+
+# -- values -------------------------------------------------------------------------------------
+
+
+def _values_by_keyword(source: _Source) -> Iterator[tuple[str, Values]]:
+    encodings = _character_sets(source)
+    order = source.encoding.order
+    for tag, element in source.elements.items():
+        keyword, vr = dictionary(tag)
+        if not keyword or element.end - element.start > MAX_VALUE_LENGTH:
+            continue
+        if element.vr and element.vr != "UN":
+            vr = element.vr
+        values: Values = ()
+        if vr in _TEXT:
+            raw = source.data[element.start : element.end]
+            values = _texts(raw, vr, encodings if vr in _LOCAL_TEXT else ["iso8859_1"])
+        elif vr in _NUMBERS:
+            values = _numbers(source.data[element.start : element.end], order + _NUMBERS[vr])
+        if values:
+            yield keyword, values
+
+
+def _character_sets(source: _Source) -> list[str]:
+    """Python's names for Specific Character Set; an unknown term reads as Latin-1, which cannot fail."""
+    element = source.elements.get(_SPECIFIC_CHARACTER_SET)
+    raw = source.data[element.start : element.end] if element else b""
+    terms = raw.decode("ascii", "replace").split("\\")
+    return [python_encoding.get(term.strip(" \x00"), "iso8859_1") for term in terms]
+
+
+def _numbers(raw: bytes, code: str) -> Values:
+    count = len(raw) // struct.calcsize(code)
+    numbers = struct.unpack_from(f"{code[0]}{count}{code[1]}", raw)
+    # JSON has no NaN and no infinity.
+    return tuple(number if math.isfinite(number) else str(number) for number in numbers)
+
+
+def _texts(raw: bytes, vr: str, encodings: list[str]) -> Values:
+    text = _decode(raw, encodings).rstrip(" \x00")
+    if not text:
+        return ()
+    if vr in _SINGLE_TEXT:
+        return (_without_null(text),)
+    parts = [_without_null(part.strip(" \x00")) for part in text.split("\\")]
+    if vr == "DS":
+        return tuple(_number(part, float) for part in parts)
+    if vr == "IS":
+        return tuple(_number(part, int) for part in parts)
+    return tuple(parts)
+
+
+def _without_null(text: str) -> str:
+    # PostgreSQL keeps no NULL in text or JSON: the instance would be refused for good.
+    return text.replace("\x00", "\ufffd")
+
+
+def _number(text: str, kind: Callable[[str], int | float]) -> HeaderValue:
+    """A number, or the text when it is none: rules compare what is there."""
+    if not text:
+        return None
+    try:
+        value = kind(text)
+        return value if math.isfinite(value) else text
+    except (ValueError, OverflowError):
+        return text
+
+
+def _decode(raw: bytes, encodings: list[str]) -> str:
+    if b"\x1b" in raw and len(encodings) > 1:
+        try:
+            return decode_bytes(raw, encodings, _RESETS)
+        except (LookupError, UnicodeError):
+            return raw.decode("ascii", "replace")
+    return raw.decode(encodings[0], "replace")
+
+
+# -- sequences: only where a rule or the node needs them ----------------------------------------
+
+
+def _first_frame(source: _Source) -> dict[str, Values]:
+    """Orientation, spacing and position of the first frame of an enhanced object (PS3.3 C.7.6.16)."""
+    found: dict[str, Values] = {}
+    for tag in _FUNCTIONAL_GROUPS:
+        for groups in _items(source, tag)[:1]:
+            for macro, keyword in _FRAME_GEOMETRY:
+                for item in groups.get(macro, [])[:1]:
+                    if item.get(keyword) is not None:
+                        element = item[keyword]
+                        values = element.value if element.VM > 1 else [element.value]
+                        # JSON has no NaN and no infinity.
+                        numbers = tuple(_number(str(value), float) for value in values)
+                        if any(number is not None for number in numbers):
+                            found[keyword] = numbers
+    return found
+
+
+def _is_evidence(source: _Source) -> bool:
+    items = _items(source, _CONTRIBUTING_EQUIPMENT)
+    return any(item.get("Manufacturer") == OWN_MANUFACTURER for item in items)
+
+
+def _items(source: _Source, tag: int) -> list[Dataset]:
+    """The items of a top-level sequence, by pydicom."""
+    element = source.elements.get(tag)
+    if element is None or element.start == element.end:
+        return []
+    stream = BytesIO(source.data[element.head : element.end])
+    ds = read_dataset(stream, source.encoding.is_implicit, source.encoding.is_little)
+    return list(ds[tag].value)

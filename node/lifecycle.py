@@ -1,0 +1,423 @@
+"""THE LIFE OF A STUDY, top-down.
+
+    receive    an instance: header, archive, index, then 0x0000                 (node.receiving)
+    evaluate   a quiet study: rules -> workitems, with the reason for each      here
+    perform    a workitem: claim, run in a worker, record evidence and numbers  here
+    deliver    evidence: C-STORE to each destination, status per instance       here
+
+Each function makes one step and may run twice: identifiers derive from inputs, every transition is one transaction
+of the index, and what a killed process held is claimed again. Clocks decide when, revision counters decide whether.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from node import completeness, routing
+from node.compute import PerformOutcome, PerformTask
+from node.config import Config
+from node.errors import PerformError
+from node.receiving import receive
+from node.scu import Outcome, SendItem, SendStatus
+from pipelines.errors import PipelineError
+from pipelines.evidence.request import Installation
+from pipelines.registry import Registry
+from pipelines.uids import derive_workitem_uid
+from storage.archive import Archive
+from storage.errors import ArchiveError, NotFound, StorageError
+from storage.index import Index, deliveries, destinations, instances, rules, studies, workitems
+from storage.model import (
+    Completion,
+    Decision,
+    Delivery,
+    DeliveryState,
+    Destination,
+    Rule,
+    Series,
+    Study,
+    Workitem,
+    WorkitemInput,
+    WorkitemState,
+    utcnow,
+)
+
+__all__ = ["Parts", "deliver", "evaluate", "perform", "receive"]
+
+#: A claim that is not renewed for this long is anyone's.
+LEASE_S = 60.0
+#: How often a claim is renewed, and a cancelled workitem noticed.
+RENEW_S = 2.0
+#: Deliveries of one association.
+BATCH = 64
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a life needs; `perform` and `send` are the two seams."""
+
+    config: Config
+    index: Index
+    archive: Archive
+    registry: Registry
+    #: Who claims: the same after a restart, so that what a killed process held comes back at once.
+    owner: str
+    installation: Installation
+    perform: Callable[[PerformTask], PerformOutcome]
+    cancel: Callable[[str], None]
+    send: Callable[[Destination, Sequence[SendItem]], Sequence[SendStatus]]
+
+
+# -- evaluate -------------------------------------------------------------------------------------
+
+
+def evaluate(parts: Parts, *, now: datetime) -> datetime | None:
+    """Evaluate every study that has news and is whole; when to look at the others again."""
+    again: list[datetime] = []
+    for study in studies.with_news(parts.index):
+        verdict = completeness.assess(study, now=now, quiet_s=parts.config.routing.quiet_s)
+        if verdict.whole:
+            _evaluate_study(parts, study, now)
+        else:
+            again.append(verdict.look_again_at)
+    return min(again, default=None)
+
+
+def _evaluate_study(parts: Parts, study: Study, now: datetime) -> None:
+    by_name = {rule.name: rule for rule in rules.list_rules(parts.index)}
+    received = studies.series_of(parts.index, study.study_instance_uid)
+    by_uid = {series.series_instance_uid: series for series in received}
+    decisions: list[Decision] = []
+    planned: dict[str, Workitem] = {}
+    for decision in routing.route(by_name.values(), received, parts.registry.manifests):
+        if not decision.matched:
+            decisions.append(decision)
+            continue
+        workitem = _plan(
+            parts, study, by_name[decision.rule], by_uid[decision.series_instance_uid], now
+        )
+        uid = workitem.workitem_uid
+        planned[uid] = _merge(planned[uid], workitem) if uid in planned else workitem
+        decisions.append(replace(decision, workitem_uid=uid))
+    # The revision that was read: an instance that came meanwhile is news still.
+    studies.record_evaluation(
+        parts.index,
+        study_instance_uid=study.study_instance_uid,
+        revision=study.revision,
+        decisions=decisions,
+        workitems=list(planned.values()),
+        now=now,
+    )
+    log.info(
+        "study_evaluated",
+        study=study.study_instance_uid,
+        revision=study.revision,
+        workitems=len(planned),
+    )
+
+
+def _plan(parts: Parts, study: Study, rule: Rule, series: Series, now: datetime) -> Workitem:
+    """The workitem of one rule on one series."""
+    manifest = parts.registry.manifests[rule.pipeline]
+    # Of this study: broken senders put one Series Instance UID into two.
+    held = instances.of_series(
+        parts.index,
+        series.series_instance_uid,
+        study_instance_uid=series.study_instance_uid,
+    )
+    uids = tuple(sorted(instance.sop_instance_uid for instance in held))
+    parameters = manifest.merge(rule.parameters)
+    return Workitem(
+        workitem_uid=derive_workitem_uid(
+            parts.config.node.uid_root,
+            pipeline=manifest.name,
+            version=manifest.version,
+            parameters=parameters,
+            sop_instance_uids=uids,
+        ),
+        study_instance_uid=study.study_instance_uid,
+        study_revision=study.revision,
+        rule=rule.name,
+        pipeline=manifest.name,
+        pipeline_version=manifest.version,
+        parameters=parameters,
+        inputs=(
+            WorkitemInput(
+                role=routing.role_of(manifest, series) or next(iter(manifest.inputs)),
+                series_instance_uid=series.series_instance_uid,
+                sop_instance_uids=uids,
+            ),
+        ),
+        destinations=rule.destinations,
+        priority=rule.priority,
+        state=WorkitemState.SCHEDULED,
+        scheduled_at=now,
+    )
+
+
+def _merge(first: Workitem, second: Workitem) -> Workitem:
+    """Two rules want the same run: it happens once, and goes to the destinations of both."""
+    return replace(
+        first,
+        destinations=tuple(dict.fromkeys(first.destinations + second.destinations)),
+        priority=max(first.priority, second.priority),
+    )
+
+
+# -- perform --------------------------------------------------------------------------------------
+
+
+def perform(parts: Parts, *, now: datetime) -> bool:
+    """Claim and run one workitem; False when there is none."""
+    workitem = workitems.claim(parts.index, owner=parts.owner, now=now, lease_s=LEASE_S)
+    if workitem is None:
+        return False
+    bound = log.bind(
+        workitem=workitem.workitem_uid, pipeline=workitem.pipeline, attempt=workitem.attempts
+    )
+    limit = parts.config.compute.max_attempts
+    if workitem.attempts > limit:
+        # A run that failed for good is settled; these ended without a word, and would for ever.
+        unfinished = PerformError(
+            "attempts-spent",
+            f"{limit} runs began and none was recorded to its end; the node's log says why.",
+        )
+        _record_failure(parts, workitem, unfinished)
+        return True
+    bound.info("workitem_started")
+    try:
+        with _held(parts, workitem):
+            outcome = parts.perform(_task(parts, workitem, now))
+    except (PipelineError, PerformError, ArchiveError) as error:
+        if getattr(error, "code", "") != "canceled":
+            _record_failure(parts, workitem, error)
+        # Cancelled: by a person, and recorded then; or the node stops, and gives its claims back.
+        return True
+    counted = workitems.complete(
+        parts.index,
+        Completion(
+            workitem_uid=workitem.workitem_uid,
+            owner=parts.owner,
+            evidence=outcome.evidence,
+            measurements=outcome.measurements,
+            notices=outcome.notices,
+            timings=outcome.timings,
+            started_at=workitem.started_at or now,
+            ended_at=utcnow(),
+        ),
+    )
+    bound.info(
+        "workitem_completed" if counted else "result_dropped_claim_lost",
+        **outcome.timings,
+    )
+    return True
+
+
+def _record_failure(parts: Parts, workitem: Workitem, error: Exception) -> None:
+    """A refusal is final; a stopped run is tried again until its attempts are spent."""
+    final = (
+        isinstance(error, PipelineError) or workitem.attempts >= parts.config.compute.max_attempts
+    )
+    now = utcnow()
+    retry_at = None if final else now + timedelta(seconds=parts.config.compute.retry_s)
+    code = getattr(error, "code", "archive-unreadable")
+    workitems.fail(
+        parts.index,
+        workitem_uid=workitem.workitem_uid,
+        owner=parts.owner,
+        code=code,
+        reason=str(error),
+        now=now,
+        retry_at=retry_at,
+    )
+    log.warning(
+        "workitem_failed",
+        workitem=workitem.workitem_uid,
+        pipeline=workitem.pipeline,
+        code=code,
+        reason=str(error),
+        retry_at=retry_at.isoformat() if retry_at else "never",
+    )
+
+
+@contextmanager
+def _held(parts: Parts, workitem: Workitem) -> Iterator[None]:
+    """Renew the claim while the run lasts; stop the run when it is no longer ours (cancelled, or taken over)."""
+    uid = workitem.workitem_uid
+
+    def renew(now: datetime) -> bool:
+        return workitems.renew(
+            parts.index, workitem_uid=uid, owner=parts.owner, now=now, lease_s=LEASE_S
+        )
+
+    with _renewed(renew, lost=lambda: parts.cancel(uid), about=uid):
+        yield
+
+
+@contextmanager
+def _renewed(
+    renew: Callable[[datetime], bool], *, lost: Callable[[], None], about: str
+) -> Iterator[None]:
+    """Renew a claim every `RENEW_S` beside what is done under it; say once that it is lost."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(RENEW_S):
+            try:
+                ours = renew(utcnow())
+            except StorageError as error:
+                log.warning("claim_not_renewed", claim=about, reason=str(error))
+                continue
+            if not ours:
+                lost()
+                return
+
+    keeper = threading.Thread(target=keep, name="claim", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+
+
+def _task(parts: Parts, workitem: Workitem, now: datetime) -> PerformTask:
+    """Everything a worker needs, as plain values: it sees neither the index nor the configuration."""
+    return PerformTask(
+        workitem_uid=workitem.workitem_uid,
+        study_instance_uid=workitem.study_instance_uid,
+        pipeline_folder=parts.registry.get(workitem.pipeline).folder,
+        inputs={
+            role.role: tuple(
+                instance.archive_key
+                for instance in instances.of_uids(parts.index, role.sop_instance_uids)
+            )
+            for role in workitem.inputs
+        },
+        parameters=workitem.parameters,
+        started_at=workitem.started_at or now,
+        archive_url=parts.config.archive_url,
+        installation=parts.installation,
+    )
+
+
+# -- deliver --------------------------------------------------------------------------------------
+
+
+def deliver(parts: Parts, destination: str, *, now: datetime) -> bool:
+    """Send one batch of what is due to one destination; False when nothing is."""
+    due = deliveries.claim_due(
+        parts.index,
+        owner=parts.owner,
+        now=now,
+        lease_s=LEASE_S,
+        destination=destination,
+        limit=BATCH,
+    )
+    if not due:
+        return False
+    try:
+        remote = destinations.get(parts.index, destination)
+    except NotFound as error:
+        for delivery in due:
+            _settle(parts, delivery, Outcome.PERMANENT, None, f"{error} It was removed.")
+        return True
+    due = tuple(delivery for delivery in due if _is_readable(parts, delivery))
+    with parts.archive.local_files(
+        [delivery.evidence.archive_key for delivery in due], scratch=parts.config.scratch
+    ) as paths:
+        items = [
+            SendItem(
+                path=path,
+                sop_class_uid=delivery.evidence.sop_class_uid,
+                sop_instance_uid=delivery.evidence.sop_instance_uid,
+                transfer_syntax_uid=delivery.evidence.transfer_syntax_uid,
+            )
+            for delivery, path in zip(due, paths, strict=True)
+        ]
+        with _owed(parts, due):
+            answers = parts.send(remote, items) if items else ()
+        for delivery, answer in zip(due, answers, strict=True):
+            _settle(parts, delivery, answer.outcome, answer.status, answer.message)
+    return True
+
+
+@contextmanager
+def _owed(parts: Parts, due: Sequence[Delivery]) -> Iterator[None]:
+    """Renew the claim while a batch goes out: over a slow line it takes longer than a lease."""
+    ids = [delivery.delivery_id for delivery in due]
+
+    def renew(now: datetime) -> bool:
+        return deliveries.renew(
+            parts.index, delivery_ids=ids, owner=parts.owner, now=now, lease_s=LEASE_S
+        )
+
+    with _renewed(renew, lost=lambda: None, about="deliveries"):
+        yield
+
+
+def _is_readable(parts: Parts, delivery: Delivery) -> bool:
+    """Whether the archive has the file; one that is missing is an attempt that failed, and holds up no other."""
+    try:
+        parts.archive.size(delivery.evidence.archive_key)
+    except ArchiveError as error:
+        _settle(parts, delivery, Outcome.RETRY, None, str(error))
+        return False
+    return True
+
+
+def _settle(
+    parts: Parts, delivery: Delivery, outcome: Outcome, status: int | None, message: str
+) -> None:
+    """Delivered, refused for good, or tried again later."""
+    limits = parts.config.delivery
+    attempts = delivery.attempts + 1
+    now = utcnow()
+    wait = backoff(
+        attempts,
+        first_s=limits.backoff_s,
+        most_s=limits.backoff_max_s,
+        jitter=random.random(),  # noqa: S311 - spreads load, keeps no secret
+    )
+    if outcome is Outcome.DELIVERED:
+        state = DeliveryState.SENT
+    elif outcome is Outcome.PERMANENT or attempts >= limits.max_attempts:
+        state = DeliveryState.FAILED
+    else:
+        state = DeliveryState.PENDING
+    deliveries.settle(
+        parts.index,
+        delivery_id=delivery.delivery_id,
+        state=state,
+        status=status,
+        message=message,
+        next_attempt_at=now + timedelta(seconds=wait),
+        now=now,
+    )
+    log.log(
+        logging.INFO if state is DeliveryState.SENT else logging.WARNING,
+        "evidence_sent" if state is DeliveryState.SENT else "evidence_not_sent",
+        destination=delivery.destination,
+        kind=delivery.evidence.kind,
+        sop_instance=delivery.evidence.sop_instance_uid,
+        state=state,
+        attempt=attempts,
+        answer=message,
+    )
+
+
+def backoff(attempts: int, *, first_s: float, most_s: float, jitter: float) -> float:
+    """Seconds to wait after `attempts` attempts: doubled each time up to `most_s`, spread by `jitter` in 0..1.
+
+    The spread (three quarters to five quarters) keeps many deliveries from knocking at the same instant.
+    """
+    return min(most_s, first_s * 2.0 ** min(attempts - 1, 32)) * (0.75 + 0.5 * jitter)

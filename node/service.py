@@ -1,0 +1,294 @@
+"""Puts the parts together, starts them, stops them.
+
+Three loops: evaluate, perform (one per worker), deliver (one association per destination at a time). Each is woken by
+the step before it and by time; what another process wrote to the index is seen within `POLL_S`. The calendar
+(APScheduler) sweeps.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import version
+from types import TracebackType
+from typing import Self
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from migrations.commands import current, upgrade
+from node import lifecycle
+from node.compute import Compute
+from node.config import Config
+from node.lifecycle import Parts
+from node.scp import Scp
+from node.scu import send
+from pipelines.evidence.request import Installation
+from pipelines.registry import PipelineEntry, find_pipelines
+from pipelines.uids import derive_device_uid
+from storage.archive import Archive
+from storage.errors import SchemaOutdated
+from storage.index import Index, deliveries, events, open_index, pipelines, rules, workitems
+from storage.model import Event, PipelineSeen, utcnow
+
+#: Seconds until a loop looks by itself.
+POLL_S = 1.0
+#: Destinations served at once: many, for a dead one keeps its thread until it times out.
+SENDERS = 64
+#: Seconds that a step under way gets when the node stops.
+GRACE_S = 10.0
+#: Temporary files older than this are of a process that died.
+STALE_S = 24 * 3600.0
+
+log = structlog.get_logger(__name__)
+
+
+class Loop:
+    """A thread that makes steps while there are any, then waits to be woken or for `POLL_S`."""
+
+    def __init__(self, name: str, step: Callable[[], bool]) -> None:
+        self._step = step
+        self._stopped = threading.Event()
+        self._woken = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Make no further step."""
+        self._stopped.set()
+        self._woken.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the step under way."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._woken.clear()
+            try:
+                more = self._step()
+            except Exception:
+                log.exception("step_failed", loop=self._thread.name)
+                more = False
+            if not more:
+                self._woken.wait(POLL_S)
+
+
+class Service:
+    """The running node; a context manager.
+
+    Raises
+    ------
+    storage.errors.StorageError
+        When the index or the archive cannot be opened.
+    node.errors.ConfigError
+        When the address is taken.
+    """
+
+    def __init__(self, config: Config) -> None:
+        config.node.data.mkdir(parents=True, exist_ok=True)
+        self._config = config
+        self._archive = Archive(config.archive_url)
+        self._archive.prepare()
+        self._index = _open_index(config)
+        self._compute = Compute(config.compute, scratch=config.scratch)
+        self._parts = Parts(
+            config=config,
+            index=self._index,
+            archive=self._archive,
+            registry=find_pipelines(config.pipelines.folders),
+            # The same after a restart: what this node held when it was killed is its own to take back.
+            owner=f"{socket.gethostname()}:{config.node.port}",
+            installation=Installation(
+                institution=config.node.institution,
+                serial_number=config.node.serial_number,
+                uid_root=config.node.uid_root,
+                software_version=version("osteonode"),
+            ),
+            perform=self._compute.perform,
+            cancel=self._compute.cancel,
+            send=partial(
+                send, calling_ae=config.node.ae_title, timeout_s=config.delivery.timeout_s
+            ),
+        )
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
+        self._sending: set[str] = set()
+        self._stopping = threading.Event()
+        self._evaluating = Loop("evaluate", self._evaluate)
+        self._performing = [Loop("perform", self._perform) for _ in range(self._compute.slots)]
+        self._delivering = Loop("deliver", self._deliver)
+        self._calendar = BackgroundScheduler(timezone="UTC")
+        self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
+
+    def start(self) -> None:
+        """Listen, take back what a killed process held, begin."""
+        # First the listener: a second node on this port ends here, before it takes claims that are not its own.
+        self._scp.start()
+        taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
+        deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        self._introduce_pipelines()
+        self._calendar.add_job(self._sweep, "interval", hours=1, next_run_time=utcnow())
+        self._calendar.start()
+        for loop in self._loops:
+            loop.start()
+        self._note("node-started")
+        log.info(
+            "node_started",
+            ae_title=self._config.node.ae_title,
+            port=self._config.node.port,
+            pipelines=sorted(self._parts.registry.entries),
+            workers=len(self._performing),
+            taken_back=taken_back,
+        )
+
+    def stop(self) -> None:
+        """Accept nothing new, let steps end for `GRACE_S`, give back what did not end."""
+        self._stopping.set()
+        self._scp.stop()
+        for loop in self._loops:
+            loop.stop()
+        if self._calendar.running:
+            self._calendar.shutdown(wait=False)
+        self._compute.close()
+        for loop in self._loops:
+            loop.join(GRACE_S)
+        self._senders.shutdown(wait=True, cancel_futures=True)
+        workitems.release(self._index, owner=self._parts.owner, now=utcnow())
+        deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        self._note("node-stopped")
+        self._index.close()
+        log.info("node_stopped")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def _loops(self) -> tuple[Loop, ...]:
+        return (self._evaluating, *self._performing, self._delivering)
+
+    # -- one step of each loop --------------------------------------------------------------------
+
+    def _evaluate(self) -> bool:
+        # Looked at again every `POLL_S`: quiet is a time, and no timer must be remembered.
+        lifecycle.evaluate(self._parts, now=utcnow())
+        for loop in self._performing:
+            loop.wake()
+        return False
+
+    def _perform(self) -> bool:
+        performed = lifecycle.perform(self._parts, now=utcnow())
+        if performed:
+            self._delivering.wake()
+        return performed
+
+    def _deliver(self) -> bool:
+        for destination in deliveries.due_destinations(self._index, utcnow()):
+            # One association per destination at a time; a dead one holds up nobody else.
+            if destination not in self._sending:
+                self._sending.add(destination)
+                self._senders.submit(self._deliver_to, destination)
+        return False
+
+    def _deliver_to(self, destination: str) -> None:
+        try:
+            # A backlog is the next start's: a node that stops sends what it has begun and no more.
+            while not self._stopping.is_set() and lifecycle.deliver(
+                self._parts, destination, now=utcnow()
+            ):
+                pass
+        except Exception:
+            # The top of a loop: a sender's thread ends here, the next look starts another.
+            log.exception("step_failed", loop="deliver", destination=destination)
+        finally:
+            self._sending.discard(destination)
+
+    # -- the calendar -----------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        removed = self._archive.sweep(STALE_S)
+        if removed:
+            log.info("temporary_files_removed", count=removed)
+
+    # -- start and stop ---------------------------------------------------------------------------
+
+    def _introduce_pipelines(self) -> None:
+        """Record what is installed; say what is broken and which rules name nothing."""
+        registry = self._parts.registry
+        for error in registry.errors:
+            log.error("pipeline_not_usable", reason=str(error))
+        for entry in registry.entries.values():
+            pipelines.saw(self._index, _seen(entry, self._config.node.uid_root))
+        for rule in rules.list_rules(self._index):
+            if rule.enabled and rule.pipeline not in registry.entries:
+                log.warning(
+                    "rule_names_no_installed_pipeline", rule=rule.name, pipeline=rule.pipeline
+                )
+
+    def _note(self, kind: str) -> None:
+        events.add(
+            self._index,
+            Event(
+                kind=kind,
+                actor=self._parts.owner,
+                at=utcnow(),
+                detail={"version": version("osteonode")},
+            ),
+        )
+
+
+def serve(config: Config) -> None:
+    """Run the node until SIGTERM or SIGINT."""
+    asked_to_stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    with Service(config):
+        asked_to_stop.wait()
+
+
+def _open_index(config: Config) -> Index:
+    """The index; an empty database gets its tables, an older one is the administrator's to upgrade."""
+    try:
+        return open_index(config.database_url)
+    except SchemaOutdated:
+        if current(config.database_url) is not None:
+            raise
+    upgrade(config.database_url)
+    return open_index(config.database_url)
+
+
+def _seen(entry: PipelineEntry, uid_root: str) -> PipelineSeen:
+    weights = entry.manifest.weights
+    sha256 = weights.sha256 if weights else ""
+    return PipelineSeen(
+        name=entry.manifest.name,
+        version=entry.manifest.version,
+        device_uid=derive_device_uid(
+            uid_root,
+            pipeline=entry.manifest.name,
+            version=entry.manifest.version,
+            weights_sha256=sha256,
+        ),
+        weights_sha256=sha256,
+        first_seen_at=utcnow(),
+    )

@@ -1,0 +1,383 @@
+"""What we replace in pynetdicom's upper layer so that receiving is not bound by it, and nothing else.
+
+pynetdicom polls in two loops that sleep 1 ms, reads sockets in pieces of 4,096 bytes, copies a PDU five times and
+passes each message through three queues and two pydicom data sets. Here, for an acceptor:
+
+- a PDU is read into one buffer, and its values are passed on as views of it (PS3.8 9.3.5);
+- both loops block until there is something to do;
+- a C-STORE request is collected, handed to `store` and answered in the upper layer's own thread (PS3.7 9.1.1).
+
+Negotiation, release, abort, time-outs and every other DIMSE service stay pynetdicom's. All use of what it does not
+document is in this file, written for 3.0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_items import PresentationDataValueItem
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import (
+    AssociationSocket,
+    RequestHandler,
+    ThreadedAssociationServer,
+)
+
+from node.command import StoreCommand, encode_store_response, read_store_command
+from storage.archive import new_digest
+
+#: PS3.7 Annex C: general statuses.
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+PROCESSING_FAILURE = 0x0110
+
+#: Longest wait of either loop: time-outs are looked at this often.
+_LOOK_S = 0.5
+#: Associate, release and abort PDUs; a peer that says more is no DICOM peer.
+_MAX_CONTROL_PDU = 1 << 20
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRequest:
+    """A whole C-STORE request on an association."""
+
+    assoc: Association
+    command: StoreCommand
+    transfer_syntax_uid: str
+    data: bytes
+    #: Digest of `data`, in hexadecimal.
+    digest: str
+
+
+StoreHandler = Callable[[StoreRequest], int]
+EndHandler = Callable[[Association], None]
+
+
+class StoreServer(ThreadedAssociationServer):
+    """Listens, and gives each association the parts below.
+
+    Parameters
+    ----------
+    store
+        Answers a C-STORE request with a DIMSE status; called in the association's thread.
+    ended
+        Called once for every association, accepted or not, when it is over.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *args: Any, store: StoreHandler, ended: EndHandler, **kwargs: Any) -> None:
+        self.store = store
+        self.ended = ended
+        super().__init__(*args, **{"request_handler": _Handler, **kwargs})
+        # `shutdown` takes it out again.
+        self.ae._servers.append(self)
+
+    def _bind_defaults(self) -> None:
+        _bind_interventions(self)
+
+
+def _bind_interventions(owner: StoreServer | _Acceptor) -> None:
+    # pynetdicom's own handlers format every PDU for a debug log.
+    for event in evt._INTERVENTION_EVENTS:
+        owner.bind(event, evt.get_default_handler(event))
+
+
+class _Handler(RequestHandler):
+    """Makes the association of an accepted connection."""
+
+    def _create_association(self) -> Association:
+        server = cast(StoreServer, self.server)
+        assoc = _Acceptor(self.ae, server)
+        assoc.set_socket(_Socket(assoc, cast(socket.socket, self.request)))
+        user = assoc.acceptor
+        user.maximum_length = self.ae.maximum_pdu_size
+        user.ae_title = server.ae_title
+        user.address_info = self.local
+        user.implementation_class_uid = self.ae.implementation_class_uid
+        user.implementation_version_name = self.ae.implementation_version_name
+        user.supported_contexts = deepcopy(server.contexts)
+        assoc.requestor.address_info = self.remote
+        for event, bound in server._handlers.items():
+            for handler, args in cast(Any, [bound] if event.is_intervention else bound):
+                assoc.bind(event, handler, args)
+        return assoc
+
+
+class _Acceptor(Association):
+    """An association whose two loops wait instead of polling."""
+
+    def __init__(self, ae: ApplicationEntity, server: StoreServer) -> None:
+        super().__init__(ae, "acceptor")
+        self._server = server
+        self._ended = server.ended
+        # `active_associations` finds its threads by this name.
+        self.name = f"AcceptorThread-{id(self):x}"
+        self.dul = _UpperLayer(self)
+        self.dimse = _Dimse(self, server.store)
+        self._reactor_checkpoint = _Checkpoint(
+            lambda: self._kill or self.dimse.msg_queue.qsize() or self.dul.to_user_queue.qsize()
+        )
+        self.dimse.msg_queue = _SignallingQueue(self._reactor_checkpoint.set)
+        self.dul.to_user_queue = _SignallingQueue(self._reactor_checkpoint.set)
+        # Setting them arms the timers of the new upper layer.
+        self.acse_timeout = ae.acse_timeout
+        self.network_timeout = ae.network_timeout
+
+    def _bind_defaults(self) -> None:
+        _bind_interventions(self)
+
+    def run_reactor(self) -> None:
+        try:
+            super().run_reactor()
+        finally:
+            cast(_Socket, self.dul.socket).release()
+            self._ended(self)
+
+
+class _Checkpoint(threading.Event):
+    """Where the association's loop stops in each turn: until there is something for it, or a while."""
+
+    def __init__(self, is_wanted: Callable[[], object]) -> None:
+        super().__init__()
+        self._is_wanted = is_wanted
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._is_wanted():
+            super().wait(_LOOK_S if timeout is None else timeout)
+        self.clear()
+        return True
+
+
+class _SignallingQueue(queue.Queue[Any]):
+    def __init__(self, signal: Callable[[], None]) -> None:
+        super().__init__()
+        self._signal = signal
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._signal()
+
+
+class _Socket(AssociationSocket):
+    """A connection that reads whole PDUs, and whose wait another thread can end."""
+
+    def __init__(self, assoc: Association, client_socket: socket.socket) -> None:
+        client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        seconds = assoc.network_timeout or 0.0
+        # A peer that stops in the middle of a PDU is not waited for longer than between two.
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ear.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._ear, select.POLLIN)
+        self._poll.register(client_socket, select.POLLIN)
+        super().__init__(assoc, client_socket=client_socket)
+
+    def wake(self) -> None:
+        # A full pipe has woken it already; a closed one has nobody to wake.
+        with contextlib.suppress(OSError):
+            self._bell.send(b"\x00")
+
+    def release(self) -> None:
+        """Close what `wake` uses."""
+        self._bell.close()
+        self._ear.close()
+
+    @property
+    def ready(self) -> bool:
+        if self.socket is None or self.socket.fileno() < 0:
+            time.sleep(0.001)
+            return False
+        if self.event_queue.qsize():
+            # One event is handled in each turn of the loop; the next must not wait for the peer.
+            return False
+        events = dict(self._poll.poll(_LOOK_S * 1000))
+        if events.pop(self._ear.fileno(), 0):
+            with contextlib.suppress(OSError):
+                self._ear.recv(4096)
+        return bool(events)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        if nr_bytes > max(_MAX_CONTROL_PDU, 2 * (self.assoc.acceptor.maximum_length or 0)):
+            raise ConnectionAbortedError(f"a PDU of {nr_bytes} bytes")
+        buffer = bytearray(nr_bytes)
+        view = memoryview(buffer)
+        done = 0
+        while done < nr_bytes:
+            count = cast(socket.socket, self.socket).recv_into(view[done:], 0, socket.MSG_WAITALL)
+            if not count:
+                return buffer[:done]
+            done += count
+        return buffer
+
+    def send(self, bytestream: bytes) -> None:
+        try:
+            cast(socket.socket, self.socket).sendall(bytestream)
+        except (OSError, AttributeError):
+            # Evt17: Transport connection closed
+            self.event_queue.put("Evt17")
+
+
+class _UpperLayer(DULServiceProvider):
+    """PS3.8 9.2 by pynetdicom, with PDUs of data read as views."""
+
+    def __init__(self, assoc: Association) -> None:
+        super().__init__(assoc)
+        self._run_loop_delay = 0
+        self.to_provider_queue = _SignallingQueue(self._wake)
+
+    def _wake(self) -> None:
+        if self.socket is not None:
+            cast(_Socket, self.socket).wake()
+
+    def kill_dul(self) -> None:
+        if self.assoc.requestor.primitive is None:
+            # Closed before it asked for an association: whoever waits for the request need not wait longer.
+            cast(Any, self.to_user_queue).put(None)
+        super().kill_dul()
+
+    @property
+    def _kill_thread(self) -> bool:
+        return self._is_killed
+
+    @_kill_thread.setter
+    def _kill_thread(self, value: bool) -> None:
+        self._is_killed = value
+        if value:
+            self._wake()
+
+    def _decode_pdu(self, bytestream: bytearray) -> tuple[Any, str]:
+        if bytestream[0] != 0x04:
+            pdu, event = super()._decode_pdu(bytestream)
+            return pdu, event
+        # PS3.8 Tables 9-22 and 9-23: each item is length, presentation context ID, value.
+        pdu = P_DATA_TF()
+        view = memoryview(bytestream).toreadonly()
+        position = 6
+        while position < len(view):
+            (length,) = struct.unpack_from(">I", view, position)
+            end = position + 4 + length
+            if length < 2 or end > len(view):
+                raise ValueError("a presentation data value that is longer than its PDU")
+            item = PresentationDataValueItem()
+            item.presentation_context_id = view[position + 4]
+            item.presentation_data_value = cast(bytes, view[position + 5 : end])
+            pdu.presentation_data_value_items.append(item)
+            position = end
+        return pdu, "Evt10"
+
+
+class _Dimse(DIMSEServiceProvider):
+    """Collects and answers C-STORE requests; everything else goes on to pynetdicom."""
+
+    def __init__(self, assoc: Association, store: StoreHandler) -> None:
+        super().__init__(assoc)
+        self._store = store
+        self._command = bytearray()
+        #: The C-STORE request whose data set is coming in.
+        self._collecting: StoreCommand | None = None
+        self._fragments: list[bytes] = []
+        self._hash = new_digest()
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        for context_id, value in primitive.presentation_data_value_list:
+            # PS3.8 E.2: bit 0 set is a command, bit 1 set is the last fragment.
+            is_command, is_last = value[0] & 1, value[0] & 2
+            if is_command:
+                self._command += value[1:]
+                if is_last:
+                    self._take_command(context_id)
+            elif self._collecting is not None:
+                self._fragments.append(value[1:])
+                # Here, while the peer sends on, it costs no time of its own.
+                self._hash.update(value[1:])
+                if is_last:
+                    self._answer(context_id, self._collecting)
+            else:
+                self._pass_on(context_id, bytes(value))
+
+    def _take_command(self, context_id: int) -> None:
+        encoded, self._command = bytes(self._command), bytearray()
+        try:
+            command = read_store_command(encoded)
+        except ValueError as error:
+            _log.warning("command_unreadable", reason=str(error))
+            # Evt19: Unrecognised or invalid PDU received
+            self.dul.event_queue.put("Evt19")
+            return
+        if command is None:
+            self._pass_on(context_id, b"\x03" + encoded)
+            return
+        if self._collecting is not None:
+            # PS3.8 E.1: a message is whole before the next begins. Two data sets must not become one.
+            _log.warning("data_set_unfinished", sop_class_uid=self._collecting.sop_class_uid)
+            self._collecting, self._fragments, self._hash = None, [], new_digest()
+            self.dul.event_queue.put("Evt19")
+            return
+        self._collecting = command
+        if not command.has_data_set:
+            self._answer(context_id, command)
+
+    def _pass_on(self, context_id: int, value: bytes) -> None:
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.append((context_id, value))
+        try:
+            super().receive_primitive(primitive)
+        except (KeyError, AttributeError) as error:
+            # A Command Field that is none of PS3.7 E.1, or a command without one of its elements.
+            _log.warning("command_unreadable", reason=str(error))
+            self.dul.event_queue.put("Evt19")
+
+    def _answer(self, context_id: int, command: StoreCommand) -> None:
+        data = b"".join(self._fragments)
+        digest = self._hash.hexdigest()
+        self._collecting, self._fragments, self._hash = None, [], new_digest()
+        context = self.assoc._accepted_cx.get(context_id)
+        if context is None:
+            _log.warning("context_not_accepted", context_id=context_id)
+            self.dul.event_queue.put("Evt19")
+            return
+        if command.sop_class_uid != context.abstract_syntax:
+            status = SOP_CLASS_NOT_SUPPORTED
+        else:
+            status = self._handle(
+                StoreRequest(
+                    assoc=self.assoc,
+                    command=command,
+                    transfer_syntax_uid=str(context.transfer_syntax[0]),
+                    data=data,
+                    digest=digest,
+                )
+            )
+        cast(_Socket, self.dul.socket).send(encode_store_response(context_id, command, status))
+
+    def _handle(self, request: StoreRequest) -> int:
+        try:
+            return self._store(request)
+        except Exception:
+            # The top of the receiving loop: a bug of ours costs this instance, not the association.
+            _log.exception("store_failed", sop_class_uid=request.command.sop_class_uid)
+            return PROCESSING_FAILURE

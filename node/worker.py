@@ -1,0 +1,221 @@
+"""What happens in a worker process: files in, evidence in the archive out.
+
+A task carries plain values and its outcome too: the worker sees neither the index nor the configuration. Pipelines stay
+loaded in `WorkerSetup`, one object per worker process, keyed by their folder and what lies in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import signal
+import struct
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from distributed import get_worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from pipelines.errors import PipelineError
+from pipelines.evidence.request import EvidenceObject, Installation
+from pipelines.manifest import MANIFEST_NAME
+from pipelines.performing import PerformRequest, choose_device, perform
+from pipelines.registry import MODULE_NAME, LoadedPipeline, load_pipeline, read_entry
+from storage.archive import Archive, new_digest
+from storage.errors import ArchiveError
+from storage.model import Evidence, MeasurementRow, Parameters, utcnow
+
+#: Pipelines kept loaded in one worker; the one used longest ago goes.
+LOADED_AT_MOST = 6
+#: linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformTask:
+    """One workitem, as plain values."""
+
+    workitem_uid: str
+    study_instance_uid: str
+    pipeline_folder: Path
+    #: Role -> archive keys of its instances.
+    inputs: Mapping[str, tuple[str, ...]]
+    #: A rule's overrides, or all: the manifest's defaults are merged in.
+    parameters: Parameters
+    #: When the analysis that counts started: Content Date and Time of its evidence.
+    started_at: datetime
+    archive_url: str
+    installation: Installation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformOutcome:
+    """What a run made; the evidence is in the archive."""
+
+    evidence: tuple[Evidence, ...]
+    measurements: tuple[MeasurementRow, ...]
+    #: Code, sentence.
+    notices: tuple[tuple[str, str], ...]
+    #: Seconds per step: start (import, weights), load, infer, encode, prove, archive.
+    timings: Mapping[str, float]
+    #: Process that ran it.
+    pid: int
+
+
+def run_task(task: PerformTask) -> PerformOutcome | Exception:
+    """Run one workitem in this worker process; what `Compute` submits.
+
+    A failure is returned, without its causes: raised, Dask would log and pickle them, and they may hold values of the
+    data set and classes that only the pipeline's own module knows.
+    """
+    setup = cast(WorkerSetup, get_worker().plugins[WorkerSetup.name])
+    try:
+        return perform_task(task, setup)
+    except (PipelineError, ArchiveError, MemoryError) as error:
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+    finally:
+        # Volumes are freed in large pieces: give them back, so that memory is what a run needs.
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
+    """A worker process: its device, its loaded pipelines, and how it ends."""
+
+    name: ClassVar[str] = "osteonode"
+    #: A second node that connects to the cluster finds it there.
+    idempotent = True
+
+    def __init__(self, *, device: str, scratch: Path) -> None:
+        self._device = device
+        self.scratch = scratch
+        self._loaded: OrderedDict[str, LoadedPipeline] = OrderedDict()
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask in each worker process."""
+        del worker
+        # Ctrl-C is for the node, which ends its workers itself; and a pipeline's own processes end with its worker.
+        with suppress(PermissionError):
+            os.setsid()
+        # When the node dies, a thread of Dask's ends the worker; code that holds the GIL keeps it from running, but
+        # not the kernel.
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # A machine without memory left shall end a run, not the node.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
+        logging.getLogger("distributed").setLevel(logging.WARNING)
+
+    def load(self, folder: Path) -> LoadedPipeline:
+        """The pipeline of a folder, loaded once."""
+        key = _content(folder)
+        if key not in self._loaded:
+            entry = read_entry(folder)
+            self._loaded[key] = load_pipeline(entry, choose_device(self._device))
+            while len(self._loaded) > LOADED_AT_MOST:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
+
+def perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
+    """Read from the archive, perform, write evidence to the archive.
+
+    Raises
+    ------
+    PipelineError
+        As `pipelines.performing.perform` does; code `worker-error` for a fault of our own.
+    ArchiveError
+        When an input cannot be read, or evidence not be written.
+    MemoryError
+        When the machine or the device has none left.
+    """
+    try:
+        return _perform_task(task, setup)
+    except (PipelineError, ArchiveError, MemoryError):
+        raise
+    except Exception as error:
+        # The top of this process's work: whatever it is must reach the index, or the workitem would never end.
+        raise PipelineError(_describe(error), code="worker-error") from error
+
+
+def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
+    began = time.perf_counter()
+    loaded = setup.load(task.pipeline_folder)
+    start_s = time.perf_counter() - began
+    archive = Archive(task.archive_url)
+    with ExitStack() as stack:
+        performed = perform(
+            loaded,
+            PerformRequest(
+                workitem_uid=task.workitem_uid,
+                inputs={
+                    role: tuple(
+                        stack.enter_context(archive.local_files(keys, scratch=setup.scratch))
+                    )
+                    for role, keys in task.inputs.items()
+                },
+                parameters=task.parameters,
+                started_at=task.started_at,
+                installation=task.installation,
+            ),
+        )
+    began = time.perf_counter()
+    evidence = tuple(_write(archive, task, item) for item in performed.evidence)
+    return PerformOutcome(
+        evidence=evidence,
+        measurements=performed.measurements,
+        notices=tuple((notice.code, notice.message) for notice in performed.notices),
+        timings={
+            "start": round(start_s, 3),
+            **performed.timings,
+            "archive": round(time.perf_counter() - began, 3),
+        },
+        pid=os.getpid(),
+    )
+
+
+def _write(archive: Archive, task: PerformTask, item: EvidenceObject) -> Evidence:
+    """One evidence instance into the archive. Its UID and content derive from the workitem: twice is once."""
+    ds, content = item.ds, memoryview(item.encoded)
+    # PS3.10 7.1: preamble, prefix, then the group length of the file meta information, which ends at byte 144.
+    (meta_length,) = struct.unpack_from("<I", content, 140)
+    digest = new_digest().update(content[144 + meta_length :]).hexdigest()
+    return Evidence(
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        sop_class_uid=str(ds.SOPClassUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+        study_instance_uid=str(ds.StudyInstanceUID),
+        transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
+        workitem_uid=task.workitem_uid,
+        kind=item.kind,
+        archive_key=archive.write(str(ds.SOPInstanceUID), digest, [content]),
+        size=len(content),
+        digest=digest,
+        created_at=utcnow(),
+    )
+
+
+def _content(folder: Path) -> str:
+    """A key that changes with the pipeline's declaration and code; its weights are named in the declaration."""
+    digest = hashlib.sha256(str(folder.resolve()).encode())
+    for name in (MANIFEST_NAME, MODULE_NAME):
+        with suppress(OSError):  # what is missing is told by reading it
+            digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _describe(error: Exception) -> str:
+    """Type and place; never the text, which may hold a value of the data set."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"The worker failed with {type(error).__name__} at {Path(place.filename).name}:{place.lineno}."
