@@ -1,0 +1,84 @@
+"""Options and fixtures every test may use: peers from Debian's packages, shared data, free ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from peer import Pacs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Debian package -> a program that shows it is there. Full paths: pynetdicom brings its own `storescu`.
+PEERS = {
+    "dcmtk": "/usr/bin/storescu",
+    "dicom3tools": "/usr/bin/dciodvfy",
+    "orthanc": "/usr/sbin/Orthanc",
+    "postgresql": "/usr/lib/postgresql/*/bin/initdb",
+}
+
+pytest_plugins = [
+    name for name in ("postgresql",) if (Path(__file__).parent / f"{name}.py").exists()
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-peers",
+        action="store_true",
+        help="A missing peer program fails its tests instead of skipping them (as in CI).",
+    )
+
+
+def _is_installed(peer: str) -> bool:
+    return any(Path("/").glob(PEERS[peer].removeprefix("/")))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test by the name of the package it misses; fail it under --require-peers."""
+    for mark in item.iter_markers("peer"):
+        for peer in mark.args:
+            if peer not in PEERS:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: no such peer: {peer!r} (one of {', '.join(PEERS)})"
+                )
+            if _is_installed(peer):
+                continue
+            if item.config.getoption("--require-peers"):
+                pytest.fail(f"{peer} is not installed ({PEERS[peer]})", pytrace=False)
+            pytest.skip(f"{peer} is not installed ({PEERS[peer]})")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The data folder beside the project (or OSTEONODE_TEST_DATA): public series no repository should carry."""
+    folder = Path(os.environ.get("OSTEONODE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data folder at {folder} (set OSTEONODE_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on right now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    """A peer that is there, and records what it is sent."""
+    with Pacs() as peer:
+        yield peer
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings in the developer's environment change no test."""
+    for name in [name for name in os.environ if name.startswith("OSTEONODE_") and "__" in name]:
+        monkeypatch.delenv(name)

@@ -1,0 +1,143 @@
+"""A real PACS of a peer: pynetdicom's own SCP, recording what it is sent. None of the node's code.
+
+    with Pacs() as pacs:
+        send(pacs.destination, ...)
+        assert [ds.Modality for ds in pacs.received] == ["SEG"]
+
+It can be told to refuse (`status = 0xA700`), to hang up in the middle (`abort_after = 3`), to take little
+(`transfer_syntaxes`), to be dead (`stop()`) and to come back (`start()`, on the same port).
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
+
+from storage.model import Destination
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedFile:
+    """One C-STORE as it came."""
+
+    calling_ae: str
+    transfer_syntax_uid: str
+    #: The encoded data set.
+    data: bytes
+    #: The same as a DICOM file, file meta information included.
+    file: bytes
+    received_at: float
+
+    @property
+    def ds(self) -> Dataset:
+        return dcmread(BytesIO(self.file))
+
+
+@dataclass(kw_only=True)
+class Pacs:
+    """One peer; `start` and `stop` as often as a test likes."""
+
+    ae_title: str = "PACS"
+    port: int = 0
+    #: DIMSE status it answers.
+    status: int = 0x0000
+    #: Status by SOP Instance UID, before `status`.
+    statuses: dict[str, int] = field(default_factory=dict)
+    #: Aborts the association instead of answering this many-th (from 0) instance.
+    abort_after: int | None = None
+    #: Seconds before it answers a C-STORE.
+    delay_s: float = 0.0
+    transfer_syntaxes: Sequence[str] = tuple(ALL_TRANSFER_SYNTAXES)
+    require_called_ae: bool = True
+    files: list[ReceivedFile] = field(default_factory=list)
+    associations: int = 0
+    _server: ThreadedAssociationServer | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def start(self) -> Pacs:
+        """Listen; on the same port as before, the first time on a free one."""
+        if not self.port:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+        ae = AE(self.ae_title)
+        ae.require_called_aet = self.require_called_ae
+        ae.add_supported_context(Verification)
+        for context in AllStoragePresentationContexts:
+            ae.add_supported_context(context.abstract_syntax, list(self.transfer_syntaxes))
+        self._server = ae.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, self._open),
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_C_ECHO, lambda event: 0x0000),
+            ],
+        )
+        return self
+
+    def stop(self) -> None:
+        """Be dead: associations aborted, port closed."""
+        if self._server is not None:
+            ae, self._server = self._server.ae, None
+            ae.shutdown()
+
+    def __enter__(self) -> Pacs:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def destination(self) -> Destination:
+        """How the node is told about it."""
+        return Destination(
+            name=self.ae_title, host="127.0.0.1", port=self.port, called_ae=self.ae_title
+        )
+
+    @property
+    def received(self) -> list[Dataset]:
+        """What came, in order, the same object as often as it came."""
+        return [file.ds for file in list(self.files)]
+
+    def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Dataset]:
+        """Wait until `count` instances have come; AssertionError otherwise."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.files) >= count, timeout_s):
+                raise AssertionError(f"{len(self.files)} of {count} instances in {timeout_s:g} s")
+        return self.received
+
+    def _open(self, event: evt.Event) -> None:
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.associations += 1
+
+    def _store(self, event: evt.Event) -> int:
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        if self.abort_after is not None and len(self.files) >= self.abort_after:
+            event.assoc.abort()
+            return 0xC000
+        uid = str(event.request.AffectedSOPInstanceUID)
+        status = self.statuses.get(uid, self.status)
+        if status < 0xA000 or status >> 12 == 0xB:
+            file = ReceivedFile(
+                calling_ae=event.assoc.requestor.ae_title,
+                transfer_syntax_uid=str(event.context.transfer_syntax),
+                data=event.request.DataSet.getvalue(),
+                file=event.encoded_dataset(),
+                received_at=time.time(),
+            )
+            with self._changed:
+                self.files.append(file)
+                self._changed.notify_all()
+        return status

@@ -1,0 +1,155 @@
+"""What others make of our evidence: dciodvfy, dcmqi and DCMTK, none of which shares code with us."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import volumes
+from numpy.typing import NDArray
+
+from pipelines.evidence.create import create_evidence
+from pipelines.evidence.request import EvidenceRequest
+from pipelines.manifest import CodeSpec
+from pipelines.series import read_series
+from pipelines.training.phantoms.dicom import SeriesOptions
+
+#: From PyPI (extra `dev`), beside the interpreter.
+SEGIMAGE2ITKIMAGE = Path(sys.executable).with_name("segimage2itkimage")
+
+Points = NDArray[np.float64]
+
+
+def _write(folder: Path, request: EvidenceRequest) -> dict[str, Path]:
+    paths = {}
+    for item in create_evidence(request):
+        paths[item.kind] = folder / f"{item.kind}.dcm"
+        paths[item.kind].write_bytes(item.encoded)
+    return paths
+
+
+def _request(folder: Path, orientation: str = "axial", *, reverse: bool = False) -> EvidenceRequest:
+    options = SeriesOptions(reverse=reverse)
+    series = folder / "series"
+    series.mkdir()
+    source = read_series(volumes.write_series(series, orientation=orientation, options=options))
+    left = CodeSpec(value="7771000", scheme="SCT", meaning="Left")
+    femur = CodeSpec(value="71341001", scheme="SCT", meaning="Femur")
+    specs = (volumes.make_spec(1), volumes.make_spec(2, site=femur, laterality=left))
+    return volumes.make_request(source, specs=specs)
+
+
+def _errors(path: Path) -> list[str]:
+    done = subprocess.run(
+        ["/usr/bin/dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    assert lines, "dciodvfy said nothing"
+    return [line for line in lines if line.startswith("Error")]
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("orientation", ["axial", "oblique", "sagittal"])
+def test_dciodvfy_finds_no_error(tmp_path: Path, orientation: str) -> None:
+    paths = _write(tmp_path, _request(tmp_path, orientation))
+    assert {kind: _errors(path) for kind, path in paths.items()} == {"SEG": [], "SR": []}
+
+
+@pytest.mark.peer("dicom3tools")
+def test_dciodvfy_finds_no_error_when_segments_are_empty(tmp_path: Path) -> None:
+    source = _request(tmp_path).source
+    specs = [volumes.make_spec(number) for number in (1, 2, 3)]
+    nothing = source.volume.with_array(np.zeros(volumes.SHAPE, np.uint8))
+    some = source.volume.with_array((source.volume.array == 700).astype(np.uint8) * 2)
+    for name, labels in (("nothing", nothing), ("some", some)):
+        folder = tmp_path / name
+        folder.mkdir()
+        result = volumes.make_result(source, specs, labels)
+        paths = _write(folder, volumes.make_request(source, specs=specs, result=result))
+        assert ("SEG" in paths) == (name == "some")
+        for path in paths.values():
+            assert _errors(path) == []
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.shared
+def test_dciodvfy_finds_no_error_on_the_real_ct(tmp_path: Path, shared_data: Path) -> None:
+    source = read_series(sorted((shared_data / "ct-abdomen").glob("*.dcm"))[60:90])
+    labels = source.volume.with_array((source.volume.array > 250).astype(np.uint8))
+    specs = (volumes.make_spec(1),)
+    result = volumes.make_result(source, specs, labels)
+    for path in _write(tmp_path, volumes.make_request(source, specs=specs, result=result)).values():
+        assert _errors(path) == []
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("orientation", volumes.ORIENTATIONS)
+def test_dcmqi_reads_the_same_mask_in_the_same_place(
+    tmp_path: Path, orientation: str, reverse: bool
+) -> None:
+    if not SEGIMAGE2ITKIMAGE.exists():
+        pytest.skip("dcmqi is not installed (pip install dcmqi)")
+    request = _request(tmp_path, orientation, reverse=reverse)
+    path = _write(tmp_path, request)["SEG"]
+
+    subprocess.run(
+        [SEGIMAGE2ITKIMAGE, "--inputDICOM", path, "--outputDirectory", tmp_path, "-t", "nrrd"],
+        check=True,
+        capture_output=True,
+    )
+
+    made = volumes.make_volume(orientation)
+    for number, value in ((1, 400), (2, 700)):
+        places = np.argwhere(made.array == value)
+        expected = places @ made.affine[:3, :3].T + made.affine[:3, 3]
+        read = _points(sitk.ReadImage(tmp_path / f"{number}.nrrd"))
+        np.testing.assert_allclose(_sorted(read), _sorted(expected), atol=1e-3)
+
+
+def _points(image: sitk.Image) -> Points:
+    """Where the voxels of a mask lie, LPS mm."""
+    places = np.argwhere(sitk.GetArrayFromImage(image))[:, ::-1]
+    return np.array(
+        [image.TransformContinuousIndexToPhysicalPoint(place.astype(float)) for place in places]
+    )
+
+
+def _sorted(points: Points) -> Points:
+    rounded = np.round(points, 3)
+    return points[np.lexsort(rounded.T)]
+
+
+@pytest.mark.peer("dcmtk")
+def test_dsrdump_reads_the_report(tmp_path: Path) -> None:
+    request = _request(tmp_path)
+    path = _write(tmp_path, request)["SR"]
+    done = subprocess.run(
+        # +Pl: long values whole.
+        ["/usr/bin/dsrdump", "+Pl", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Comprehensive 3D SR Document" in done.stdout
+    assert "COMPLETE" in done.stdout
+    assert 'CODE:(,,"Finding")=(272673000,SCT,"Bone")' in done.stdout
+    assert f'UIDREF:(,,"Tracking Unique Identifier")="{request.tracking_uid(2)}"' in done.stdout
+    assert "Bone 2 is cut by the field of view." in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
+
+
+@pytest.mark.peer("dcmtk")
+def test_dcmdump_reads_the_seg(tmp_path: Path) -> None:
+    path = _write(tmp_path, _request(tmp_path))["SEG"]
+    done = subprocess.run(
+        ["/usr/bin/dcmdump", "+P", "NumberOfFrames", "+P", "SegmentationType", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "BINARY" in done.stdout
+    assert done.stderr == ""

@@ -1,0 +1,445 @@
+"""Each step of the life alone: a real index and archive, fakes at the two seams only (`perform`, `send`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from nodes import PIPELINES
+
+from node import lifecycle
+from node.config import Config
+from node.errors import PerformError
+from node.lifecycle import Parts, backoff
+from node.scu import Outcome, SendItem, SendStatus, classify, describe
+from node.worker import PerformOutcome, PerformTask
+from pipelines.errors import Refused
+from pipelines.evidence.request import Installation
+from pipelines.registry import find_pipelines
+from pipelines.uids import derive_sop_instance_uid
+from storage.archive import Archive
+from storage.index import (
+    Index,
+    deliveries,
+    destinations,
+    instances,
+    rules,
+    studies,
+    workitems,
+)
+from storage.model import (
+    Delivery,
+    DeliveryState,
+    Destination,
+    Evidence,
+    Instance,
+    Rule,
+    Workitem,
+    WorkitemState,
+)
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+STUDY = "1.2.3"
+INSTALLATION = Installation(
+    institution="", serial_number="1", uid_root="2.25", software_version="0"
+)
+
+
+@dataclass
+class Seams:
+    """What a test decides: how a run ends, and what a destination answers."""
+
+    error: Exception | None = None
+    status: int | None = 0x0000
+    tasks: list[PerformTask] = field(default_factory=list)
+    sent: list[tuple[Destination, Sequence[SendItem]]] = field(default_factory=list)
+    archive: Archive | None = None
+
+    def perform(self, task: PerformTask) -> PerformOutcome:
+        self.tasks.append(task)
+        if self.error is not None:
+            raise self.error
+        assert self.archive is not None
+        uid = derive_sop_instance_uid("2.25", workitem_uid=task.workitem_uid, kind="SR")
+        key = self.archive.write(uid, "0" * 64, [b"evidence"])
+        made = Evidence(
+            sop_instance_uid=uid,
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+            series_instance_uid="1.9",
+            study_instance_uid=task.study_instance_uid,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            workitem_uid=task.workitem_uid,
+            kind="SR",
+            archive_key=key,
+            size=8,
+            digest="0" * 64,
+            created_at=START,
+        )
+        return PerformOutcome(evidence=(made,), measurements=(), notices=(), timings={}, pid=1)
+
+    def send(self, destination: Destination, items: Sequence[SendItem]) -> list[SendStatus]:
+        assert all(item.path.read_bytes() == b"evidence" for item in items)
+        self.sent.append((destination, items))
+        message = "no answer" if self.status is None else describe(self.status)
+        return [
+            SendStatus(
+                item=item, outcome=classify(self.status), status=self.status, message=message
+            )
+            for item in items
+        ]
+
+
+@pytest.fixture
+def seams() -> Seams:
+    return Seams()
+
+
+@pytest.fixture
+def parts(index: Index, tmp_path: Path, seams: Seams) -> Parts:
+    archive = seams.archive = Archive(str(tmp_path / "archive"))
+    return Parts(
+        config=Config.model_validate(
+            {
+                "node": {"data": tmp_path},
+                "routing": {"quiet_s": 60},
+                "compute": {"max_attempts": 2, "retry_s": 10},
+                "delivery": {"max_attempts": 2, "backoff_s": 10},
+            }
+        ),
+        index=index,
+        archive=archive,
+        registry=find_pipelines([PIPELINES]),
+        owner="node",
+        installation=INSTALLATION,
+        perform=seams.perform,
+        cancel=lambda uid: None,
+        send=seams.send,
+    )
+
+
+def receive(
+    parts: Parts,
+    number: int,
+    *,
+    series: str = "1.2.3.1",
+    seconds: float = 0,
+    study: str = STUDY,
+) -> None:
+    """One CT instance, as the receiving path leaves it."""
+    uid = f"{series}.{number}"
+    instances.add(
+        parts.index,
+        Instance(
+            sop_instance_uid=uid,
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+            series_instance_uid=series,
+            study_instance_uid=study,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            archive_key=parts.archive.write(uid, f"{number:064x}", [b"image"]),
+            size=5,
+            digest=f"{number:064x}",
+            calling_ae="CT1",
+            called_ae="OSTEONODE",
+            received_at=START + timedelta(seconds=seconds),
+            header={"Modality": ("CT",)},
+        ),
+    )
+
+
+def add_rule(parts: Parts, name: str, *, to: str = "PACS", priority: int = 50) -> None:
+    known = {destination.name for destination in destinations.list_destinations(parts.index)}
+    if to not in known:
+        destinations.add(
+            parts.index, Destination(name=to, host="h", port=1, called_ae=to), actor="test"
+        )
+    rules.add(
+        parts.index,
+        Rule(
+            name=name,
+            pipeline="threshold_bone",
+            where=("Modality = CT",),
+            destinations=(to,),
+            priority=priority,
+        ),
+        actor="test",
+    )
+
+
+def evaluate(parts: Parts, *, seconds: float = 60) -> datetime | None:
+    return lifecycle.evaluate(parts, now=START + timedelta(seconds=seconds))
+
+
+def only_workitem(parts: Parts) -> Workitem:
+    (workitem,) = workitems.list_workitems(parts.index)
+    return workitem
+
+
+def only_delivery(parts: Parts) -> Delivery:
+    (delivery,) = deliveries.list_deliveries(parts.index)
+    return delivery
+
+
+@pytest.fixture
+def performed(parts: Parts) -> Parts:
+    """One study, evaluated and performed: one delivery is owed."""
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    assert lifecycle.perform(parts, now=START + timedelta(seconds=61))
+    return parts
+
+
+# -- evaluate -------------------------------------------------------------------------------------
+
+
+def test_a_study_is_evaluated_when_it_is_quiet_and_once(parts: Parts) -> None:
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2, seconds=5)
+    assert evaluate(parts, seconds=64) == START + timedelta(seconds=65)
+    assert workitems.list_workitems(parts.index) == ()
+    assert evaluate(parts, seconds=65) is None
+    assert only_workitem(parts).inputs[0].sop_instance_uids == ("1.2.3.1.1", "1.2.3.1.2")
+    assert studies.with_news(parts.index) == ()
+
+
+def test_two_rules_on_the_same_run_make_one_workitem(parts: Parts) -> None:
+    add_rule(parts, "a", to="PACS", priority=10)
+    add_rule(parts, "b", to="SECOND", priority=90)
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    workitem = only_workitem(parts)
+    assert set(workitem.destinations) == {"PACS", "SECOND"}
+    assert workitem.priority == 90
+    decided = studies.decisions(parts.index, STUDY)
+    assert {decision.workitem_uid for decision in decided} == {workitem.workitem_uid}
+
+
+def test_a_series_that_did_not_change_is_not_run_again(parts: Parts) -> None:
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    receive(parts, 1, series="1.2.3.2", seconds=100)
+    receive(parts, 2, series="1.2.3.2", seconds=100)
+    evaluate(parts, seconds=160)
+    ran = workitems.list_workitems(parts.index)
+    assert sorted(w.inputs[0].series_instance_uid for w in ran) == ["1.2.3.1", "1.2.3.2"]
+
+
+def test_a_series_uid_in_two_studies_mixes_no_patients(parts: Parts) -> None:
+    add_rule(parts, "r")
+    for number in (1, 2):
+        receive(parts, number)
+    for number in (3, 4):
+        receive(parts, number, study="9.9.9")
+    evaluate(parts)
+    planned = {w.study_instance_uid: w.inputs for w in workitems.list_workitems(parts.index)}
+    assert planned[STUDY][0].sop_instance_uids == ("1.2.3.1.1", "1.2.3.1.2")
+    assert planned["9.9.9"][0].sop_instance_uids == ("1.2.3.1.3", "1.2.3.1.4")
+
+
+# -- perform --------------------------------------------------------------------------------------
+
+
+def test_nothing_to_perform(parts: Parts, seams: Seams) -> None:
+    assert not lifecycle.perform(parts, now=START)
+    assert seams.tasks == []
+
+
+def test_a_worker_gets_plain_values_of_its_task(performed: Parts, seams: Seams) -> None:
+    (task,) = seams.tasks
+    assert set(task.inputs) == {"ct"}
+    assert all(performed.archive.exists(key) for key in task.inputs["ct"])
+    assert task.parameters == {"threshold_hu": 200.0}
+    workitem = only_workitem(performed)
+    assert workitem.state is WorkitemState.COMPLETED
+    assert workitem.started_at == task.started_at
+    assert only_delivery(performed).state is DeliveryState.PENDING
+
+
+def test_a_refusal_is_final(parts: Parts, seams: Seams) -> None:
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    seams.error = Refused("Too few slices.", code="too-few-slices")
+    assert lifecycle.perform(parts, now=START + timedelta(seconds=61))
+    workitem = only_workitem(parts)
+    assert workitem.state is WorkitemState.CANCELED
+    assert (workitem.reason_code, workitem.reason) == ("too-few-slices", "Too few slices.")
+
+
+def test_a_stopped_run_is_tried_again_until_its_attempts_are_spent(
+    parts: Parts, seams: Seams
+) -> None:
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    seams.error = PerformError("worker-died", "The worker died.")
+    assert lifecycle.perform(parts, now=datetime.now(UTC))
+    first = only_workitem(parts)
+    assert (first.state, first.reason_code) == (WorkitemState.SCHEDULED, "worker-died")
+    assert not lifecycle.perform(parts, now=datetime.now(UTC))  # not before `retry_s`
+    assert lifecycle.perform(parts, now=datetime.now(UTC) + timedelta(seconds=11))
+    assert only_workitem(parts).state is WorkitemState.CANCELED
+    assert len(seams.tasks) == 2
+
+
+def test_a_canceled_run_leaves_the_record_to_who_canceled(parts: Parts, seams: Seams) -> None:
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    seams.error = PerformError("canceled", "The node stops.")
+    assert lifecycle.perform(parts, now=datetime.now(UTC))
+    assert only_workitem(parts).state is WorkitemState.IN_PROGRESS
+    assert workitems.release(parts.index, owner="node", now=datetime.now(UTC)) == 1
+
+
+def test_a_run_that_somebody_canceled_meanwhile_does_not_count(parts: Parts, seams: Seams) -> None:
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+
+    def cancel_then_perform(task: PerformTask) -> PerformOutcome:
+        workitems.cancel(parts.index, task.workitem_uid, actor="test")
+        return seams.perform(task)
+
+    disturbed = replace(parts, perform=cancel_then_perform)
+    assert lifecycle.perform(disturbed, now=datetime.now(UTC))
+    assert only_workitem(parts).state is WorkitemState.CANCELED
+    assert deliveries.list_deliveries(parts.index) == ()
+
+
+def test_runs_that_end_without_a_word_are_not_repeated_for_ever(parts: Parts, seams: Seams) -> None:
+    add_rule(parts, "r")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    seams.error = RuntimeError("Nobody foresaw it.")
+    for minute in (0, 2):
+        with pytest.raises(RuntimeError):
+            lifecycle.perform(parts, now=START + timedelta(minutes=2 + minute))
+    assert lifecycle.perform(parts, now=START + timedelta(minutes=6))
+    workitem = only_workitem(parts)
+    assert (workitem.state, workitem.reason_code) == (WorkitemState.CANCELED, "attempts-spent")
+    assert len(seams.tasks) == 2
+
+
+# -- deliver --------------------------------------------------------------------------------------
+
+
+def deliver(parts: Parts, *, seconds: float = 0) -> bool:
+    return lifecycle.deliver(parts, "PACS", now=datetime.now(UTC) + timedelta(seconds=seconds))
+
+
+def test_delivered_once(performed: Parts, seams: Seams) -> None:
+    assert deliver(performed)
+    assert only_delivery(performed).state is DeliveryState.SENT
+    assert not deliver(performed, seconds=3600)
+    assert [destination.name for destination, _ in seams.sent] == ["PACS"]
+
+
+def test_no_answer_is_tried_again_until_the_attempts_are_spent(
+    performed: Parts, seams: Seams
+) -> None:
+    seams.status = None
+    assert deliver(performed)
+    waiting = only_delivery(performed)
+    assert (waiting.state, waiting.attempts) == (DeliveryState.PENDING, 1)
+    assert not deliver(performed)
+    assert deliver(performed, seconds=60)
+    assert only_delivery(performed).state is DeliveryState.FAILED
+    deliveries.retry(performed.index, delivery_id=waiting.delivery_id, actor="test")
+    seams.status = 0x0000
+    assert deliver(performed, seconds=61)
+    assert only_delivery(performed).state is DeliveryState.SENT
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (0xB007, DeliveryState.SENT),
+        (0xA700, DeliveryState.PENDING),
+        (0x0122, DeliveryState.FAILED),
+        (0xC000, DeliveryState.FAILED),
+    ],
+)
+def test_the_answer_settles(
+    performed: Parts, seams: Seams, status: int, state: DeliveryState
+) -> None:
+    seams.status = status
+    assert deliver(performed)
+    settled = only_delivery(performed)
+    assert (settled.state, settled.status) == (state, status)
+    assert settled.message.startswith(f"0x{status:04X}")
+
+
+def test_what_is_owed_to_a_removed_destination_fails_with_a_reason(
+    performed: Parts, seams: Seams
+) -> None:
+    rules.remove(performed.index, "r", actor="test")
+    destinations.remove(performed.index, "PACS", actor="test")
+    assert deliver(performed)
+    settled = only_delivery(performed)
+    assert settled.state is DeliveryState.FAILED
+    assert "removed" in settled.message
+    assert seams.sent == []
+
+
+def test_missing_evidence_is_told_and_holds_up_nothing_else(parts: Parts, seams: Seams) -> None:
+    add_rule(parts, "r")
+    for series in ("1.2.3.1", "1.2.3.2"):
+        receive(parts, 1, series=series)
+        receive(parts, 2, series=series)
+    evaluate(parts)
+    while lifecycle.perform(parts, now=START + timedelta(seconds=61)):
+        pass
+    gone, kept = deliveries.list_deliveries(parts.index)
+    parts.archive.delete(gone.evidence.archive_key)
+    assert deliver(parts)
+    assert deliveries.get(parts.index, kept.delivery_id).state is DeliveryState.SENT
+    failed = deliveries.get(parts.index, gone.delivery_id)
+    assert (failed.state, failed.attempts) == (DeliveryState.PENDING, 1)
+    assert gone.evidence.archive_key in failed.message
+    assert deliver(parts, seconds=60)
+    assert deliveries.get(parts.index, gone.delivery_id).state is DeliveryState.FAILED
+    assert len(seams.sent) == 1
+
+
+def test_a_batch_longer_than_its_lease_is_not_sent_by_a_second_node(
+    performed: Parts, seams: Seams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "LEASE_S", 0.5)
+    monkeypatch.setattr(lifecycle, "RENEW_S", 0.05)
+    second = replace(performed, owner="second")
+
+    def send_slowly(destination: Destination, items: Sequence[SendItem]) -> list[SendStatus]:
+        time.sleep(0.8)
+        assert not lifecycle.deliver(second, "PACS", now=datetime.now(UTC))
+        return seams.send(destination, items)
+
+    assert deliver(replace(performed, send=send_slowly))
+    assert only_delivery(performed).state is DeliveryState.SENT
+    assert len(seams.sent) == 1
+
+
+def test_backoff_doubles_up_to_a_ceiling_and_spreads() -> None:
+    waits = [backoff(n, first_s=10, most_s=100, jitter=0.5) for n in range(1, 7)]
+    assert waits == [10, 20, 40, 80, 100, 100]
+    assert backoff(1, first_s=10, most_s=100, jitter=0.0) == 7.5
+    assert backoff(1, first_s=10, most_s=100, jitter=1.0) == 12.5
+    assert backoff(10_000, first_s=10, most_s=100, jitter=0.5) == 100
+
+
+def test_no_answer_is_no_refusal() -> None:
+    assert classify(None) is Outcome.RETRY
