@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -176,6 +177,19 @@ def test_nodes_that_start_at_once_upgrade_one_after_the_other(empty_database_url
         thread.join()
     assert failures == []
     assert commands.current(empty_database_url) == commands.head()
+
+
+def test_an_upgrade_waits_for_whoever_writes_to_a_new_sqlite_file(tmp_path: Path) -> None:
+    """SQLite answers a change of journal mode at once with "locked" while another writes."""
+    path = tmp_path / "index.sqlite"
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.5, lambda: writer.execute("ROLLBACK"))
+    release.start()
+    commands.upgrade(f"sqlite:///{path}")
+    release.join()
+    writer.close()
+    assert commands.current(f"sqlite:///{path}") == commands.head()
 
 
 @pytest.mark.parametrize(
