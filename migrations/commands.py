@@ -5,6 +5,8 @@ Both run from the installed package: there is no alembic.ini.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from sqlalchemy.pool import NullPool
 
 #: Any number, the same in every version: two nodes that start at once upgrade one after the other.
 _UPGRADE_LOCK = 7_264_117_001
+#: Seconds to wait for another node's upgrade of a SQLite file.
+_PATIENCE_S = 30
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -80,9 +84,8 @@ def _make_transactional(engine: Engine) -> None:
 
     def prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout=30000")
-        # Kept in the file: readers and the writer of a node do not block each other.
-        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA busy_timeout={_PATIENCE_S * 1000}")
+        _keep_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
 
     def begin(connection: Connection) -> None:
@@ -90,3 +93,20 @@ def _make_transactional(engine: Engine) -> None:
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", begin)
+
+
+def _keep_wal(connection: Any) -> None:
+    """Write into the file that it is in WAL mode: readers and the writer of a node do not block each other.
+
+    A change of mode does not wait for `busy_timeout`: SQLite answers "locked" at once while another node, at the same
+    start, holds the write lock.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
