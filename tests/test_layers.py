@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "migrations": ("migrations", "storage.tables"),
 }
 #: Loaded by a worker, a training run or the demo, never by what receives.
-HEAVY = ("torch", "monai", "distributed")
+HEAVY = ("torch", "monai", "openvino", "distributed")
 
 
 def _modules(package: str) -> list[Path]:

@@ -26,7 +26,15 @@ from pipelines.ct_skeleton.preprocessing import (
 )
 from pipelines.ct_skeleton.stretcher import body_mask, remove_stretcher
 from pipelines.errors import ManifestError, Refused, WeightsError
-from pipelines.inference import SliceInference, bounding_box, segment_slices
+from pipelines.inference import (
+    Engine,
+    Network,
+    SliceInference,
+    bounding_box,
+    compile_network,
+    put_back,
+    segment_slices,
+)
 from pipelines.manifest import Manifest
 from pipelines.networks.unet2d import STRIDE, UNet2d
 from pipelines.result import AnalysisResult, LoadContext, Notice, Segment, SourceSeries
@@ -43,13 +51,15 @@ _AXIAL_COSINE = 0.866
 _MARGIN_MM = 8.0
 #: Slices run to the feet, rows to the back, columns to the left.
 _UPRIGHT = "FPL"
+#: Shapes on which OpenVINO must agree with torch.
+_PROBES = ((1, 1, 64, 96), (2, 1, 96, 64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkeletonModel:
     """What `load` makes and `run` needs."""
 
-    network: nn.Module
+    network: Engine
     manifest: Manifest
 
 
@@ -57,8 +67,9 @@ def load(context: LoadContext) -> SkeletonModel:
     """Build the network and put its weights on the device."""
     if context.weights is None:
         raise WeightsError("The pipeline ct_skeleton needs weights; name them in its manifest.")
+    network = load_network(context.weights, context.device)
     return SkeletonModel(
-        network=load_network(context.weights, context.device), manifest=context.manifest
+        network=compile_network(network, context.device, _PROBES), manifest=context.manifest
     )
 
 
@@ -151,14 +162,14 @@ def normalisation_of(parameters: Parameters) -> Normalisation:
 
 
 def segment_skeleton(
-    network: nn.Module, volume: Volume, normalisation: Normalisation, *, mirror: bool = False
+    network: Network, volume: Volume, normalisation: Normalisation, *, mirror: bool = False
 ) -> Volume:
     """Return where there is bone, marrow included.
 
     Parameters
     ----------
     network
-        From `load_network`.
+        From `load_network`, compiled or as it is.
     volume
         HU, axes (slice, row, column), affine LPS in mm; axial, in any row and column order.
     normalisation
@@ -174,17 +185,15 @@ def segment_skeleton(
     # Front up and right on the left, as the network has seen patients.
     upright = volume.to_patient_orientation(_UPRIGHT)
     body = body_mask(upright)
-    box = bounding_box(body, _MARGIN_MM)
+    box = bounding_box(body, (0, _MARGIN_MM, _MARGIN_MM))
     if box is None:
         raise Refused("There is no body in the series.", code="no-body")
     alone = remove_stretcher(upright, body)
     upper = upper_bound(_sample(alone.array), normalisation)
     how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE, mirror=mirror)
     found = segment_slices(network, alone, partial(_prepare, upper=upper), box, how)
-    found.array[~body.array] = 0
-    clean = fill_small_holes(remove_specks(bridge_slices(found, alone)))
-    back = clean.to_patient_orientation(volume.get_closest_patient_orientation())
-    return volume.with_array(np.ascontiguousarray(back.array))
+    found.array[...] &= body.array
+    return put_back(fill_small_holes(remove_specks(bridge_slices(found, alone))), volume)
 
 
 def _prepare(image: NDArray[Any], *, upper: float) -> Floats:

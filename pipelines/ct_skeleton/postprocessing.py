@@ -5,6 +5,8 @@ from highdicom import Volume
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipelines.inference import bounding_box
+
 #: Smaller parts are calcifications, clips and noise. The tip of a rib is larger.
 SMALLEST_ML = 0.1
 #: Larger holes may be a spinal canal, which is no bone.
@@ -54,12 +56,12 @@ def fill_small_holes(mask: Volume) -> Volume:
     highdicom.Volume
         Of the same type, on the same grid.
     """
-    windows = ndimage.find_objects(mask.array)
-    if not windows:
+    box = bounding_box(mask, 0)
+    if box is None:
         return mask
     filled = mask.array.copy()
     largest = LARGEST_HOLE_MM2 / float(mask.spacing[1] * mask.spacing[2])
-    for plane in filled[windows[0]]:
+    for plane in filled[box.index]:
         plane[_small_holes(plane, largest)] = 1
     return mask.with_array(filled)
 
@@ -77,15 +79,17 @@ def remove_specks(mask: Volume) -> Volume:
     highdicom.Volume
         Of the same type, on the same grid.
     """
-    windows = ndimage.find_objects(mask.array.astype(np.uint8))
-    if not windows:
+    box = bounding_box(mask, 0)
+    if box is None:
         return mask
     kept = mask.array.copy()
-    window = windows[0]
-    parts, _ = ndimage.label(kept[window], structure=np.ones((3, 3, 3)))
+    window = kept[box.index]
+    parts, _ = ndimage.label(window, structure=np.ones((3, 3, 3)))
+    # Bone is a few percent of the window: what follows is done there only.
+    inside = window > 0
+    numbers = parts[inside]
     smallest = SMALLEST_ML * 1000 / mask.voxel_volume
-    small = np.bincount(parts.ravel()) < smallest
-    kept[window][small[parts]] = 0
+    window[inside] = (np.bincount(numbers) >= smallest)[numbers]
     return mask.with_array(kept)
 
 

@@ -59,9 +59,7 @@ def remove_stretcher(volume: hd.Volume, body: hd.Volume) -> hd.Volume:
     body
         bool, from `body_mask`.
     """
-    return volume.with_array(
-        np.where(body.array, volume.array, volume.dtype.type(AIR_HU)).astype(volume.dtype)
-    )
+    return volume.with_array(np.where(body.array, volume.array, volume.dtype.type(AIR_HU)))
 
 
 def _body_in_plane(solid: Mask, pixel: float) -> Mask:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.inference import InPlaneBox, SliceInference, bounding_box, segment_slices
+from pipelines.inference import Box, SliceInference, bounding_box, segment_slices
 
 
 class Threshold(nn.Module):
@@ -41,8 +41,8 @@ def _volume(array: np.ndarray, pixel: float = 1.0) -> hd.Volume:
     )  # fmt: skip
 
 
-def _whole(volume: hd.Volume) -> InPlaneBox:
-    return InPlaneBox(rows=(0, volume.shape[1]), columns=(0, volume.shape[2]))
+def _whole(volume: hd.Volume) -> Box:
+    return Box(slices=(0, volume.shape[0]), rows=(0, volume.shape[1]), columns=(0, volume.shape[2]))
 
 
 def _disc(rows: int, columns: int, radius: float) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_batches_bound_what_the_network_gets_at_once() -> None:
 
 def test_only_the_box_is_segmented() -> None:
     volume = _volume(np.ones((2, 40, 60), np.float32))
-    box = InPlaneBox(rows=(10, 30), columns=(5, 55))
+    box = Box(slices=(0, 2), rows=(10, 30), columns=(5, 55))
     how = SliceInference(pixel_spacing=1.0, stride=16)
     found = segment_slices(Threshold(), volume, lambda a: a, box, how).array
     assert found[:, 10:30, 5:55].all()
@@ -118,5 +118,5 @@ def test_bounding_box_has_its_margin_and_stays_in_the_image() -> None:
     mask = np.zeros((3, 50, 60), bool)
     mask[1, 20, 30] = mask[2, 22, 58] = True
     box = bounding_box(_volume(mask, 2.0), margin_mm=7)
-    assert box == InPlaneBox(rows=(16, 27), columns=(26, 60))
+    assert box == Box(slices=(0, 3), rows=(16, 27), columns=(26, 60))
     assert bounding_box(_volume(np.zeros((3, 5, 5), bool)), margin_mm=7) is None
