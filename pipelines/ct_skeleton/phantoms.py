@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.ct_skeleton.pipeline import PIXEL_SPACING
-from pipelines.training.phantoms.atlas import ARM_BIT, Atlas, load_atlas
+from pipelines.training.phantoms.atlas import Atlas, load_atlas
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
 from pipelines.training.phantoms.render import ImagedRegion, anatomical_phantom
 from pipelines.training.phantoms.tissues import Phantom
@@ -22,6 +22,7 @@ HELD_OUT_ATLAS = "xcat50_wholebody_2mm.nii.gz"
 
 _SIZE = 256  # pixels of a training slice
 _THICK_SHARE = 0.25
+_PROCEDURAL_SHARE = 0.08  # beside the atlases: another shape of everything
 
 
 def training_slices(folder: Path | None) -> Render:
@@ -44,8 +45,10 @@ def _procedural_slice(rng: np.random.Generator) -> Phantom:
         slices=1,
         rows=_SIZE,
         columns=_SIZE,
-        pixel_spacing=1.6,
+        pixel_spacing=PIXEL_SPACING,
+        slice_spacing=float(rng.uniform(0.6, 6)),
         middle=float(rng.uniform(-150, 500)),
+        across=(float(rng.normal(0, 80)), 15 + float(rng.normal(0, 30))),
         contrast=None,
     )
     return procedural_phantom(options, seed=int(rng.integers(2**62)))
@@ -57,36 +60,56 @@ def _atlas_slice(
     weights: np.ndarray,
     rng: np.random.Generator,
 ) -> Phantom:
+    if rng.random() < _PROCEDURAL_SHARE:
+        return _procedural_slice(rng)
     which = int(rng.choice(len(atlases), p=weights))
     thick = rng.random() < _THICK_SHARE
     region = ImagedRegion(
         centre=_draw_centre(atlases[which], planes[which], rng),
         shape=(1, _SIZE, _SIZE),
         pixel_spacing=PIXEL_SPACING,
-        slice_spacing=float(rng.uniform(3, 6) if thick else rng.uniform(0.6, 3)),
-        subslices=3 if thick else 1,
+        slice_spacing=float(rng.uniform(3, 6) if thick else rng.uniform(0.6, 2)),
     )
     return anatomical_phantom(atlases[which], region, seed=int(rng.integers(2**62)))
 
 
 def _plane_weights(atlas: Atlas) -> np.ndarray:
     """Return how often each plane is drawn: ribs and pelvis more often than the femoral shaft."""
-    weights = np.sqrt(np.count_nonzero(atlas.family.array, axis=(1, 2)))
+    count = np.count_nonzero(atlas.bone.array, axis=(1, 2)).astype(float)
+    if atlas.femur is not None:
+        first = round(
+            float(
+                atlas.soft.map_reference_to_indices(
+                    atlas.femur.map_indices_to_reference(np.zeros((1, 3)))
+                )[0, 0]
+            )
+        )
+        part = np.count_nonzero(atlas.femur.array, axis=(1, 2))
+        count[first : first + len(part)] += part
+    weights = np.sqrt(count)
     return np.asarray(weights / weights.sum())
 
 
 def _draw_centre(
     atlas: Atlas, planes: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Draw a point near some bone of the trunk, head or legs."""
-    while True:
-        plane = int(rng.choice(len(planes), p=planes))
-        trunk = atlas.soft.array[plane] & ARM_BIT == 0
-        found = np.argwhere((atlas.family.array[plane] > 0) & trunk)
-        if found.size:
-            row, column = found[rng.integers(len(found))] + rng.normal(0, 40, 2)
-            x, y, z = (atlas.soft.affine @ (plane, row, column, 1))[:3]
-            return float(x), float(y), float(z)
+    """Draw a point near the trunk, head or legs."""
+    plane = int(rng.choice(len(planes), p=planes))
+    _, _, z = (atlas.soft.affine @ (plane, 0, 0, 1))[:3]
+    level = int(
+        np.clip(
+            round(atlas.skin.map_reference_to_indices(np.asarray([[0, 0, z]]))[0, 0]),
+            0,
+            atlas.skin.shape[0] - 1,
+        )
+    )
+    found = np.argwhere(atlas.skin.array[level] > 15)
+    if found.size == 0:
+        x, y, _ = atlas.soft.center_position
+        return float(x), float(y), float(z)
+    row, column = found[rng.integers(len(found))]
+    x, y, _ = (atlas.skin.affine @ (level, row, column, 1))[:3]
+    return float(x), float(y), float(z)
 
 
 def held_out_studies(folder: Path | None) -> Callable[[int], Phantom]:

@@ -1,5 +1,6 @@
 """The skeleton pipeline: its four preprocessing steps, what it measures, refuses, and finds."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,14 +32,9 @@ from pipelines.errors import ManifestError, Refused
 from pipelines.registry import BUILT_IN, LoadedPipeline, load_pipeline, read_entry
 from pipelines.result import SourceSeries
 from pipelines.training.metrics import compare
-from pipelines.training.phantoms.appearance import draw_appearance
-from pipelines.training.phantoms.ct import Scanner, ct_image
-from pipelines.training.phantoms.organs import draw_build
-from pipelines.training.phantoms.procedural import (
-    ProceduralOptions,
-    procedural_anatomy,
-    procedural_phantom,
-)
+from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
+from pipelines.training.phantoms.render import Subject
+from pipelines.training.phantoms.scanner import draw_scanner
 from pipelines.training.phantoms.tables import draw_table
 from pipelines.training.phantoms.tissues import Phantom, Tissue, skeleton_of
 
@@ -75,17 +71,13 @@ def test_stretcher_of_any_design_is_removed_and_the_patient_stays(seed: int) -> 
     rng = np.random.default_rng(seed)
     options = ProceduralOptions(
         slices=3, rows=200, columns=250, pixel_spacing=2, slice_spacing=40,
-        middle=(20.0, 180.0, 420.0)[seed % 3],
+        slice_thickness=5, middle=(20.0, 180.0, 420.0)[seed % 3],
     )  # fmt: skip
-    anatomy = procedural_anatomy(options, draw_build(rng))
-    scanner = Scanner(
-        table=draw_table(rng), blur_mm=0.7, sharpening=0, noise_hu=15, noise_mm=0.8,
-        streaks_hu=0, circle=None, padding=-1024,
-    )  # fmt: skip
-    image = ct_image(anatomy, draw_appearance(rng), scanner, (), rng)
-    body = body_mask(image)
-    truth = anatomy.tissues.array != Tissue.AIR
-    bone = skeleton_of(anatomy.tissues).array > 0
+    scanner = replace(draw_scanner(rng), table=draw_table(rng), circle=None, calibrated=False)
+    phantom = procedural_phantom(options, seed=seed, subject=Subject(scanner=scanner))
+    image, body = phantom.image, body_mask(phantom.image)
+    truth = phantom.tissues.array != Tissue.AIR
+    bone = skeleton_of(phantom.tissues).array > 0
     assert body.array[bone].all()
     assert 2 * (body.array & truth).sum() / (body.array.sum() + truth.sum()) > 0.98
     alone = remove_stretcher(image, body)

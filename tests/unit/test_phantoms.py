@@ -18,11 +18,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipelines.training.phantoms.atlas import ARM_BIT, Atlas, load_atlas, tissue_of
+from pipelines.training.phantoms.atlas import Atlas, load_atlas
+from pipelines.training.phantoms.boxes import bounding_box
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series, write_ct_series
 from pipelines.training.phantoms.fields import coarse_indices, draw_field, evaluate, upsample
+from pipelines.training.phantoms.names import normalise, tissue_of
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
-from pipelines.training.phantoms.render import ImagedRegion, anatomical_phantom
+from pipelines.training.phantoms.render import ImagedRegion, Subject, anatomical_phantom
+from pipelines.training.phantoms.surfaces import DEPTH_UNIT, bone_depth
 from pipelines.training.phantoms.tables import Rod, Shell, Table, table_image
 from pipelines.training.phantoms.tissues import FIRST_BONE, Phantom, Tissue, skeleton_of
 
@@ -85,6 +88,20 @@ def test_skeleton_is_bone_and_nothing_else(phantom: Phantom) -> None:
     assert skeleton.array.dtype == np.uint8
     np.testing.assert_array_equal(skeleton.array == 1, phantom.tissues.array >= FIRST_BONE)
     assert 0.005 < skeleton.array.mean() < 0.1
+
+
+def test_structures_are_named_and_agree_with_the_tissues() -> None:
+    options = ProceduralOptions(slices=6, rows=128, columns=128, pixel_spacing=3.2, middle=0)
+    phantom = procedural_phantom(options, seed=4)
+    codes = {name: code for code, name in phantom.names.items()}
+    for side, sign in (("left", 1), ("right", -1)):
+        femur = phantom.structures.array == codes[f"femur_{side}"]
+        assert (phantom.tissues.array[femur] == Tissue.LONG_BONE).all()
+        assert femur.sum() > 500
+        points = phantom.structures.map_indices_to_reference(np.argwhere(femur))
+        assert sign * points[:, 0].mean() > 60
+    bone = phantom.tissues.array >= FIRST_BONE
+    assert (phantom.structures.array[bone] > 0).all()
 
 
 def test_left_is_left() -> None:
@@ -162,9 +179,16 @@ def test_identifiers_follow_from_the_seed_unless_given(series: hd.Volume) -> Non
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is absent")
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless])
 def test_instances_are_valid_ct_images(
-    series: hd.Volume, tmp_path: Path, syntax: pydicom.uid.UID
+    phantom: Phantom, series: hd.Volume, tmp_path: Path, syntax: pydicom.uid.UID
 ) -> None:
-    paths = write_ct_series(series, tmp_path, seed=5, options=SeriesOptions(transfer_syntax=syntax))
+    options = SeriesOptions(
+        transfer_syntax=syntax, patient=phantom.patient, slice_thickness=2.5, padding=-2048
+    )
+    paths = write_ct_series(series, tmp_path, seed=5, options=options)
+    written = pydicom.dcmread(paths[0])
+    assert written.PatientSex == phantom.patient.sex[0].upper()
+    assert written.SliceThickness == 2.5
+    assert written.PixelPaddingValue * written.RescaleSlope + written.RescaleIntercept == -2048
     for path in paths:
         checked = subprocess.run(
             ["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False
@@ -227,7 +251,26 @@ def test_upsampling_keeps_linear_functions() -> None:
     ],
 )
 def test_label_names_are_understood(name: str, tissue: Tissue) -> None:
-    assert tissue_of(name) is tissue
+    assert tissue_of(normalise(name)) is tissue
+
+
+@pytest.mark.parametrize("spacing", [2.0, 1.33])
+def test_depth_in_bone_is_the_distance_to_its_surface(spacing: float) -> None:
+    points = np.indices((40, 48, 44)) * spacing
+    below = 16 - np.sqrt(sum((p - 30) ** 2 for p in points))  # a ball, not in the middle
+    image = sitk.GetImageFromArray((below > 0).astype(np.uint8))
+    image.SetSpacing([spacing] * 3)
+    depth = sitk.GetArrayFromImage(bone_depth(below > 0, image)) * DEPTH_UNIT
+    near = np.abs(below) < 11
+    np.testing.assert_allclose(depth[near], below[near], atol=1.3 * spacing)
+    assert (depth[below < -15] == -127 * DEPTH_UNIT).all()
+
+
+def test_box_holds_a_mask_and_its_margin_as_far_as_there_is_one() -> None:
+    mask = np.zeros((6, 9), bool)
+    mask[1, 3] = mask[2, 5] = True
+    assert bounding_box(mask) == np.s_[1:3, 3:6]
+    assert bounding_box(mask, (2, 1)) == np.s_[0:5, 2:7]
 
 
 @pytest.fixture(scope="module")
@@ -253,20 +296,23 @@ REGION = ImagedRegion(
 )
 
 
+AS_IT_IS = Subject(strength=0.0)
+
+
 def test_atlas_knows_bone_depth_and_arms(atlas: Atlas) -> None:
     def at(volume: hd.Volume, x: float, y: float) -> int:
         index = volume.map_reference_to_indices(np.asarray([[x, y, 40.0]]))[0]
         return int(volume.array[tuple(np.rint(index).astype(int))])
 
-    assert at(atlas.family, 140, 130) == Tissue.SPINE
+    assert atlas.names[at(atlas.bone, 140, 130)] == "L1"
     assert at(atlas.depth, 140, 130) == pytest.approx(127)  # 24 mm deep, more than it can say
     assert at(atlas.depth, 140, 130 - 30) == pytest.approx(-60, abs=12)  # 6 mm outside
-    assert at(atlas.soft, 290, 100) & ARM_BIT
-    assert not at(atlas.soft, 140, 60) & ARM_BIT
+    assert at(atlas.skin, 290, 100) < 0  # an arm is not the trunk
+    assert at(atlas.skin, 140, 60) > 20
 
 
 def test_undeformed_atlas_comes_out_as_it_went_in(atlas: Atlas) -> None:
-    phantom = anatomical_phantom(atlas, REGION, seed=0, strength=0.0)
+    phantom = anatomical_phantom(atlas, REGION, seed=0, subject=AS_IT_IS)
     bone = skeleton_of(phantom.tissues)
     area = bone.array[1].sum()
     assert area == pytest.approx(np.pi * 24**2, rel=0.05)
@@ -283,7 +329,7 @@ def test_deformed_atlas_is_reproducible_and_varied(atlas: Atlas) -> None:
 def test_cortex_is_denser_than_marrow_on_average(atlas: Atlas) -> None:
     rims, cores = [], []
     for seed in range(6):
-        phantom = anatomical_phantom(atlas, REGION, seed=seed, strength=0.0)
+        phantom = anatomical_phantom(atlas, REGION, seed=seed, subject=AS_IT_IS)
         image, bone = phantom.image.array[1], skeleton_of(phantom.tissues).array[1] > 0
         core = bone.copy()
         for _ in range(6):
@@ -301,7 +347,7 @@ def test_thick_slices_average_thin_ones(atlas: Atlas) -> None:
             shape=(2, 160, 240),
             pixel_spacing=1.0,
             slice_spacing=6.0,
-            subslices=3,
+            slice_thickness=6.0,
         ),
         seed=7,
     )

@@ -1,192 +1,140 @@
-"""Label maps of real anatomy, made ready to be deformed: tissues, bones and depth below bone.
+"""A body of real anatomy made ready to be posed: structures, bones, depths below surfaces."""
 
-An atlas is a NIfTI label map and beside it a JSON table of the same name that names the labels:
-`{"7": "aorta"}` or `{"labels": {"7": {"name": "aorta"}}}`.
-"""
-
-import json
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipelines.training.phantoms.boxes import bounding_box
+from pipelines.training.phantoms.femora import Femur, find_femur
+from pipelines.training.phantoms.images import LINEAR, NEAREST, image_like, resampled, to_volume
+from pipelines.training.phantoms.labels import LabelMap, read_label_map
+from pipelines.training.phantoms.names import tissue_of
+from pipelines.training.phantoms.surfaces import bone_depth, skin_depth
 from pipelines.training.phantoms.tissues import FIRST_BONE, Tissue
 
-# SimpleITK ships no types.
-_sitk: Any = SimpleITK
+Codes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Point = tuple[float, float, float]
 
-#: Marks the arms in `Atlas.soft`, so that a phantom can be made without them.
-ARM_BIT = 0x80
-#: Millimetres per unit of `Atlas.depth`.
-DEPTH_UNIT = 0.1
-_SPACING = 1.5
-
-#: The first pattern that is found in a label's name gives its tissue; no pattern: muscle.
-_PATTERNS: tuple[tuple[str, Tissue], ...] = (
-    (r"^(background|air)$", Tissue.AIR),
-    (r"disc", Tissue.DISC),
-    (r"cartilage", Tissue.CARTILAGE),
-    (r"bronch|trachea|air_cavity", Tissue.GAS),
-    (r"^lungs?(_|$)", Tissue.LUNG),
-    (r"renal_pelvis|ureter|bladder", Tissue.URINE),
-    (r"artery|vein|aorta|vena_cava|trunk$", Tissue.VESSEL),
-    (r"spinal_c", Tissue.CANAL),
-    (r"muscle", Tissue.MUSCLE),
-    (r"liver", Tissue.LIVER),
-    (r"spleen", Tissue.SPLEEN),
-    (r"kidney", Tissue.KIDNEY),
-    (r"heart", Tissue.HEART),
-    (r"brain", Tissue.BRAIN),
-    (r"stomach|duodenum|colon|ileum|bowel|rectum|esophagus", Tissue.BOWEL),
-    (r"pancreas|gland|prostate", Tissue.SOFT),
-    (r"subcutaneous|internal_soft_tissue", Tissue.FAT),
-    (r"^[CTL]\d+$|cervical|thoracic|lumbar", Tissue.SPINE),
-    (r"^rib", Tissue.RIB),
-    (r"skull", Tissue.SKULL),
-    (r"^(femur|humerus|radius|ulna|clavicle)", Tissue.LONG_BONE),
-    (r"^(sacrum|coccyx|pelvis|hip_bone|scapula|sternum|skeleton)", Tissue.FLAT_BONE),
-)
+_SPACING = 1.5  # mm
+_SIDES = ("left", "right")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Atlas:
-    """One body. All volumes share one isotropic grid, affine LPS in mm."""
+    """One body. All volumes have an affine in LPS, mm; those of a kind share a grid."""
 
     name: str
-    soft: hd.Volume  #: uint8 `Tissue` as if there were no bone, with `ARM_BIT`
-    family: hd.Volume  #: uint8 `Tissue` of the bone here or one voxel away, else 0
-    depth: hd.Volume  #: int8, `DEPTH_UNIT` mm below the bone surface, negative outside of bone
+    names: Mapping[int, str]  #: structure code -> name
+    tissues: Codes  #: `Tissue` by structure code, shape (256,)
+    soft: hd.Volume  #: uint8 structure codes as if there were no bone
+    bone: hd.Volume  #: uint8 structure code of the bone (femora apart) here or close by, else 0
+    depth: hd.Volume  #: int8, `DEPTH_UNIT` mm below the surface of those bones
+    skin: hd.Volume  #: int8, mm below the skin of trunk and legs, coarser; negative outside
+    femur: hd.Volume | None  #: uint8 structure code of the femur here or close by
+    femur_depth: hd.Volume | None  #: int8, `DEPTH_UNIT` mm below the surface of the femora
+    femora: Mapping[str, Femur]  #: `left`, `right` -> where it is
+    centres: Mapping[str, Point]  #: bone -> its middle, mm; of a vertebra: of its body
 
 
 def load_atlas(path: Path) -> Atlas:
-    """Read a label map and its table of names.
+    """Read a label map and its table of names, and measure how deep its points lie.
 
     Parameters
     ----------
     path
         The NIfTI file; its table is the file of the same name that ends in `.json`.
     """
-    table = json.loads(path.with_name(path.name.split(".")[0] + ".json").read_text("utf-8"))
-    image = _sitk.ReadImage(str(path))
-    tissues = _to_tissues(_sitk.GetArrayFromImage(image), _names(table))
-    if not np.isin(Tissue.FAT, tissues) and not _has_body(table):
-        tissues = _wrap_in_fat(tissues, image.GetSpacing()[0])
-    return _build(path.name.split(".")[0], tissues, image)
-
-
-def tissue_of(name: str) -> Tissue:
-    """Return the tissue that a label's name speaks of."""
-    for pattern, tissue in _PATTERNS:
-        if re.search(pattern, name, re.IGNORECASE):
-            return tissue
-    return Tissue.MUSCLE
-
-
-def _names(table: dict[str, Any]) -> dict[int, str]:
-    labels = table.get("labels", table)
-    return {
-        int(value): entry["name"] if isinstance(entry, dict) else entry
-        for value, entry in labels.items()
-    } | {0: "background"}
-
-
-def _has_body(table: dict[str, Any]) -> bool:
-    return "body" in _names(table).values()
-
-
-def _to_tissues(labels: NDArray[np.integer[Any]], names: dict[int, str]) -> NDArray[np.uint8]:
-    lut = np.full(max(int(labels.max()), *names) + 1, Tissue.MUSCLE, np.uint8)
-    for value, name in names.items():
-        lut[value] = tissue_of(name)
-    tissues = np.asarray(lut[labels])
-    for plane in tissues:  # what the skull encloses
-        skull = plane == Tissue.SKULL
-        if skull.any():
-            plane[ndimage.binary_fill_holes(skull) & (plane == Tissue.FAT)] = Tissue.BRAIN
-    return tissues
-
-
-def _wrap_in_fat(
-    tissues: NDArray[np.uint8], pixel: float, reach: float = 30.0, fat: float = 16.0
-) -> NDArray[np.uint8]:
-    """Fill the gaps between labelled organs with fat and add subcutaneous fat, slice by slice."""
-    wrapped = tissues.copy()
-    pad = int(reach / pixel) + 2
-    for plane in wrapped:
-        if not plane.any():
-            continue
-        near = np.pad(ndimage.distance_transform_edt(plane == 0) * pixel < reach, pad)
-        grown = ndimage.binary_fill_holes(np.pad(plane > 0, pad) | near)
-        inner = ndimage.distance_transform_edt(grown) * pixel > reach - fat
-        inner = inner[pad:-pad, pad:-pad]
-        plane[inner & (plane == 0)] = Tissue.FAT
-    return wrapped
-
-
-def _build(name: str, tissues: NDArray[np.uint8], image: Any) -> Atlas:
-    bone = _like((tissues >= FIRST_BONE).astype(np.uint8), image)
-    depth = -_sitk.SignedMaurerDistanceMap(bone, squaredDistance=False, useImageSpacing=True)
-    # The filter's zero is the centres of the outermost bone voxels; the surface is further out.
-    depth = depth + 0.5 * min(image.GetSpacing())
-    depth = _sitk.SmoothingRecursiveGaussian(depth, 0.6 * _SPACING)
-    depth = _sitk.Clamp(depth / DEPTH_UNIT, _sitk.sitkInt8, -127, 127)
-
-    soft = tissues.copy()
-    soft[tissues >= FIRST_BONE] = Tissue.MUSCLE
-    rim = (tissues == Tissue.FAT) & ndimage.binary_dilation(tissues == Tissue.AIR)
-    soft[rim] = Tissue.SKIN
-    for plane in soft:
-        plane[_arms(plane, image.GetSpacing()[0])] |= ARM_BIT
-    family = ndimage.grey_dilation(np.where(tissues >= FIRST_BONE, tissues, 0), size=(3, 3, 3))
-
+    labels = read_label_map(path)
+    is_bone = _tissues(labels)[labels.codes] >= FIRST_BONE
+    femora = _femur_codes(labels)
+    is_femur = np.isin(labels.codes, list(femora.values()))
+    femur, femur_depth = _femur_volumes(labels, is_femur)
+    skin, centres = skin_depth(labels), _centres(labels)
+    near = _grown(np.where(is_bone & ~is_femur, labels.codes, 0))
+    depth = bone_depth(is_bone & ~is_femur, labels.grid)
+    landmarks = {side: _landmarks(labels, code, side) for side, code in femora.items()}
+    labels, muscle = labels.with_name("soft_tissue")
+    soft = np.where(is_bone, np.uint8(muscle), labels.codes)
     return Atlas(
-        name=name,
-        soft=_isotropic(_like(soft, image), _sitk.sitkNearestNeighbor),
-        family=_isotropic(_like(family, image), _sitk.sitkNearestNeighbor),
-        depth=_isotropic(depth, _sitk.sitkLinear),
+        name=path.name.split(".")[0],
+        names=labels.names,
+        tissues=_tissues(labels),
+        soft=_on_lattice(image_like(soft, labels.grid), NEAREST),
+        bone=_on_lattice(image_like(near, labels.grid), NEAREST),
+        depth=_on_lattice(depth, LINEAR),
+        skin=skin,
+        femur=femur,
+        femur_depth=femur_depth,
+        femora=landmarks,
+        centres=centres,
     )
 
 
-def _arms(plane: NDArray[np.uint8], pixel: float) -> NDArray[np.bool_]:
-    """Return parts of an axial slice that lie apart from the trunk, to its sides."""
-    parts, count = ndimage.label(plane != Tissue.AIR)
-    arms = np.zeros(plane.shape, bool)
-    if count < 2:
-        return arms
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    centres = ndimage.center_of_mass(parts > 0, parts, range(1, count + 1))
-    middle = centres[int(np.argmax(sizes))][1]
-    for number, (size, centre) in enumerate(zip(sizes, centres, strict=True), start=1):
-        if size < 0.3 * sizes.max() and abs(centre[1] - middle) * pixel > 100:
-            arms |= parts == number
-    return arms
+def _tissues(labels: LabelMap) -> Codes:
+    tissues = np.zeros(256, np.uint8)
+    for code, name in labels.names.items():
+        tissues[code] = tissue_of(name)
+    return tissues
 
 
-def _like(array: NDArray[Any], image: Any) -> Any:
-    made = _sitk.GetImageFromArray(array)
-    made.CopyInformation(image)
+def _femur_codes(labels: LabelMap) -> dict[str, int]:
+    codes = {side: labels.code_of(f"femur_{side}") for side in _SIDES}
+    return {side: code for side, code in codes.items() if code is not None}
+
+
+def _femur_volumes(
+    labels: LabelMap, is_femur: Mask
+) -> tuple[hd.Volume, hd.Volume] | tuple[None, None]:
+    """Return code and depth of the femora, of the slices that hold them and some around."""
+    planes = np.flatnonzero(is_femur.any(axis=(1, 2)))
+    if planes.size == 0:
+        return None, None
+    slab = slice(max(0, planes[0] - 8), min(len(is_femur), planes[-1] + 9))
+    grid = labels.grid[:, :, slab]
+    near = _grown(np.where(is_femur[slab], labels.codes[slab], 0))
+    return (
+        _on_lattice(image_like(near, grid), NEAREST),
+        _on_lattice(bone_depth(is_femur[slab], grid), LINEAR),
+    )
+
+
+def _landmarks(labels: LabelMap, code: int, side: str) -> Femur:
+    inside = (labels.codes == code).astype(np.uint8)
+    return find_femur(_on_lattice(image_like(inside, labels.grid), NEAREST), side)
+
+
+def _grown(codes: Codes) -> Codes:
+    """Let codes grow by two voxels where there are none."""
+    made = codes.copy()
+    if codes.any():
+        part = made[bounding_box(codes > 0, (2, 2, 2))]
+        for _ in range(2):
+            part[...] = np.where(part > 0, part, ndimage.grey_dilation(part, size=(3, 3, 3)))
     return made
 
 
-def _isotropic(image: Any, interpolator: int) -> hd.Volume:
-    size, spacing = np.asarray(image.GetSize()), np.asarray(image.GetSpacing())
-    if not np.allclose(spacing, _SPACING):
-        image = _sitk.Resample(
-            image,
-            [int(n) for n in np.ceil(size * spacing / _SPACING)],
-            _sitk.Transform(),
-            interpolator,
-            image.GetOrigin(),
-            [_SPACING] * 3,
-            image.GetDirection(),
-            -127 if image.GetPixelID() == _sitk.sitkInt8 else 0,
-        )
-    volume = hd.Volume.from_simpleitk(image, coordinate_system="PATIENT")
-    volume = volume.permute_spatial_axes([2, 1, 0])
-    return volume.with_array(np.ascontiguousarray(volume.array))
+def _centres(labels: LabelMap) -> dict[str, Point]:
+    boxes = ndimage.find_objects(labels.codes)
+    found: dict[str, Point] = {}
+    for code, name in labels.names.items():
+        if code > len(boxes) or boxes[code - 1] is None or tissue_of(name) < FIRST_BONE:
+            continue
+        box = boxes[code - 1]
+        where = np.argwhere(labels.codes[box] == code).astype(np.float64)
+        where += [part.start for part in box]
+        if tissue_of(name) is Tissue.SPINE:  # the front is body, the rest is arch
+            where = where[where[:, 1] <= np.quantile(where[:, 1], 0.6)]
+        index = where.mean(axis=0)[::-1]
+        found[name] = tuple(labels.grid.TransformContinuousIndexToPhysicalPoint(index.tolist()))
+    return found
+
+
+def _on_lattice(image: Any, interpolator: int) -> hd.Volume:
+    return to_volume(resampled(image, interpolator, _SPACING))

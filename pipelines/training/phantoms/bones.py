@@ -57,8 +57,10 @@ def vertebral_arch(x: Floats, y: Floats, z: Floats, level: int) -> Floats:
     return _union([ring, spinous, *processes, *facets])
 
 
-def ribs(x: Floats, y: Floats, z: Floats, half_width: float, half_depth: float) -> Floats:
-    """Return the distance to the twelve pairs of ribs, on an elliptical chest wall."""
+def ribs(
+    x: Floats, y: Floats, z: Floats, half_width: float, half_depth: float
+) -> list[tuple[int, Floats]]:
+    """Return number and distance of the twelve pairs of ribs, on an elliptical chest wall."""
     centre_y = SPINE_Y + 34 - half_depth
     around = np.hypot(x / half_width, (y - centre_y) / half_depth)
     # 0 at the back, pi at the front, the same on both sides.
@@ -71,8 +73,8 @@ def ribs(x: Floats, y: Floats, z: Floats, half_width: float, half_depth: float) 
         height = VERTEBRAE[level] - 45 * (1 - np.cos(np.minimum(angle, 2.2)))
         tube = np.hypot(across / 0.62, z - height) - 6.5
         end = (angle - length) * half_depth
-        distances.append(np.maximum(tube * 0.62, end))
-    return _union(distances)
+        distances.append((rib, np.asarray(np.maximum(tube * 0.62, end), np.float32)))
+    return distances
 
 
 def sternum(x: Floats, y: Floats, z: Floats, front: float) -> Floats:

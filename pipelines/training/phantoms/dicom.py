@@ -15,6 +15,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from pipelines.training.phantoms.patient import Patient, Sex
+
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -37,6 +39,9 @@ class SeriesOptions:
     rescale_slope: float = 1.0
     rescale_intercept: float = -1024.0
     acquired: datetime = datetime(2026, 1, 5, 9, 30)
+    patient: Patient | None = None  #: whose sex, age and height the header gives
+    slice_thickness: float | None = None  #: mm; None: the distance of the slices
+    padding: int | None = None  #: HU that stand for no image, outside of the circle
 
 
 def write_ct_series(
@@ -99,7 +104,7 @@ def _instance(
     ds.AcquisitionTime = ds.ContentTime = acquired.strftime("%H%M%S.%f")
     ds.KVP = "120"
     ds.ConvolutionKernel = "PHANTOM"
-    _add_plane(ds, volume, index)
+    _add_plane(ds, volume, index, options.slice_thickness)
     _add_pixels(ds, volume, index, options)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
@@ -118,6 +123,11 @@ def _add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> Non
     ds.PatientID = options.patient_id or f"PHANTOM-{seed:06d}"
     ds.PatientBirthDate = "19600101"
     ds.PatientSex = "O"
+    if options.patient is not None:
+        ds.PatientBirthDate = f"{options.acquired.year - options.patient.age}0101"
+        ds.PatientSex = {Sex.FEMALE: "F", Sex.MALE: "M"}[options.patient.sex]
+        ds.PatientAge = f"{options.patient.age:03d}Y"
+        ds.PatientSize = _decimal(round(options.patient.height_m, 2))
     ds.StudyInstanceUID = options.study_instance_uid or _uid(seed, "study")
     ds.StudyDate = options.acquired.strftime("%Y%m%d")
     ds.StudyTime = options.acquired.strftime("%H%M%S")
@@ -142,14 +152,14 @@ def _add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> Non
     ds.PositionReferenceIndicator = ""
 
 
-def _add_plane(ds: Dataset, volume: hd.Volume, index: int) -> None:
+def _add_plane(ds: Dataset, volume: hd.Volume, index: int, thickness: float | None) -> None:
     # PS3.3 C.7.6.2: row direction first, that is the direction of increasing column index.
     cosines = volume.direction_cosines
     ds.ImageOrientationPatient = [_decimal(value) for value in cosines]
     position = volume.map_indices_to_reference(np.asarray([[index, 0, 0]]))[0]
     ds.ImagePositionPatient = [_decimal(value) for value in position]
     ds.PixelSpacing = [_decimal(value) for value in volume.pixel_spacing]
-    ds.SliceThickness = _decimal(volume.spacing_between_slices)
+    ds.SliceThickness = _decimal(thickness or volume.spacing_between_slices)
     ds.SliceLocation = _decimal(float(position @ volume.unit_vectors()[0]))
 
 
@@ -168,6 +178,9 @@ def _add_pixels(ds: Dataset, volume: hd.Volume, index: int, options: SeriesOptio
     ds.RescaleIntercept = _decimal(options.rescale_intercept)
     ds.RescaleType = "HU"
     ds.WindowCenter, ds.WindowWidth = "300", "1500"
+    if options.padding is not None:
+        value = (options.padding - options.rescale_intercept) / options.rescale_slope
+        ds.add_new("PixelPaddingValue", "SS", round(value))  # PS3.3 C.7.5.1.1.2: as stored
     ds.PixelData = np.clip(stored, limits.min, limits.max).astype("<i2").tobytes()
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -14,18 +15,10 @@ STRIDE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmoothField:
-    """A periodic random field of zero mean and unit variance.
+    """A periodic random field of zero mean and unit variance."""
 
-    Parameters
-    ----------
-    nodes
-        float32, shape (n, n, n), values on a regular lattice.
-    spacing
-        Distance of the lattice nodes in mm: the field's correlation length.
-    """
-
-    nodes: Floats
-    spacing: float
+    nodes: Floats  #: shape (n, n, n), values on a regular lattice
+    spacing: float  #: of the nodes, mm: the field's correlation length
 
 
 def draw_field(rng: np.random.Generator, spacing: float, size: int = 24) -> SmoothField:
@@ -58,6 +51,21 @@ def coarse_indices(length: int) -> Floats:
     return np.linspace(0, length - 1, max(2, -(-length // STRIDE) + 1), dtype=np.float32)
 
 
+def coarse_points(geometry: hd.VolumeGeometry, index: float) -> Floats:
+    """Return the points of a (fractional) slice at which smooth fields are evaluated.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, shape (coarse rows, coarse columns, 3), LPS, mm.
+    """
+    rows, columns = (coarse_indices(n) for n in geometry.spatial_shape[1:])
+    grid = np.stack(
+        np.broadcast_arrays(np.float32(index), rows[:, None], columns[None, :]), axis=-1
+    )
+    return np.asarray(grid @ geometry.affine[:3, :3].T + geometry.affine[:3, 3], np.float32)
+
+
 def upsample(coarse: Floats, rows: int, columns: int) -> Floats:
     """Interpolate linearly from `coarse_indices` to every pixel.
 
@@ -73,13 +81,27 @@ def upsample(coarse: Floats, rows: int, columns: int) -> Floats:
     numpy.ndarray
         float32, shape (rows, columns, ...).
     """
-    along_rows = np.tensordot(_weights(coarse.shape[0], rows), coarse, axes=(1, 0))
-    both = np.tensordot(_weights(coarse.shape[1], columns), along_rows, axes=(1, 1))
+    along_rows = np.tensordot(_spread(coarse.shape[0], rows), coarse, axes=(1, 0))
+    both = np.tensordot(_spread(coarse.shape[1], columns), along_rows, axes=(1, 1))
     return np.ascontiguousarray(both.swapaxes(0, 1), dtype=np.float32)
 
 
-def _weights(coarse: int, fine: int) -> Floats:
-    at = np.linspace(0, coarse - 1, fine)
-    nodes = np.arange(coarse)
-    weights = np.clip(1 - np.abs(at[:, None] - nodes[None, :]), 0, 1)
-    return np.asarray(weights, np.float32)
+def interpolate(image: Floats, rows: Floats, columns: Floats) -> Floats:
+    """Interpolate a plane linearly at fractional indices; beyond its edge it goes on unchanged.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, shape (rows.size, columns.size).
+    """
+    return np.asarray(_weights(rows, image.shape[0]) @ image @ _weights(columns, image.shape[1]).T)
+
+
+def _spread(coarse: int, fine: int) -> Floats:
+    return _weights(np.linspace(0, coarse - 1, fine), coarse)
+
+
+def _weights(at: NDArray[np.floating], nodes: int) -> Floats:
+    inside = np.clip(at, 0, nodes - 1)
+    made = np.clip(1 - np.abs(inside[:, None] - np.arange(nodes)[None, :]), 0, 1)
+    return np.asarray(made, np.float32)

@@ -10,6 +10,9 @@ from pipelines.training.phantoms.tissues import FIRST_BONE, Tissue
 
 Floats = NDArray[np.float32]
 
+_SPARED = (Tissue.AIR, Tissue.LUNG, Tissue.SKIN, Tissue.CANAL, Tissue.METAL)
+_LARGE_MM = 12.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insert:
@@ -20,13 +23,15 @@ class Insert:
     hounsfield: float
 
 
-def draw_inserts(rng: np.random.Generator, geometry: hd.VolumeGeometry) -> tuple[Insert, ...]:
+def draw_inserts(
+    rng: np.random.Generator, geometry: hd.VolumeGeometry, *, enhanced: bool
+) -> tuple[Insert, ...]:
     """Draw masses, vessels, calcifications and clips for a region of the body."""
     kinds: list[tuple[int, tuple[float, float], tuple[float, float]]] = []
-    if rng.random() < 0.25:
-        kinds.append((1, (35, 120), (-10, 70)))  # mass, ascites
-    if rng.random() < 0.5:
-        kinds.append((int(rng.integers(2, 12)), (2, 9), (90, 420)))  # enhanced vessels
+    if rng.random() < 0.15:
+        kinds.append((1, (20, 75), (-10, 70)))  # mass, cyst
+    if enhanced and rng.random() < 0.7:
+        kinds.append((int(rng.integers(2, 12)), (2, 6), (90, 350)))  # vessels
     if rng.random() < 0.4:
         kinds.append((int(rng.integers(1, 10)), (0.7, 3.5), (200, 1300)))  # calcifications
     if rng.random() < 0.1:
@@ -74,9 +79,9 @@ def paint_inserts(
         window = (slice(at_y[0], at_y[-1] + 1), slice(at_x[0], at_x[-1] + 1))
         inside = (x[at_x] / rx)[None, :] ** 2 + (y[at_y] / ry)[:, None] ** 2 < height
         here = tissues[window]
-        spared = (here >= FIRST_BONE) | np.isin(
-            here, (Tissue.AIR, Tissue.LUNG, Tissue.SKIN, Tissue.CANAL)
-        )
+        spared = (here >= FIRST_BONE) | np.isin(here, _SPARED)
+        if min(insert.radii) > _LARGE_MM:  # a mass pushes muscle aside
+            spared |= here == Tissue.MUSCLE
         image[window][inside & ~spared] = insert.hounsfield
 
 

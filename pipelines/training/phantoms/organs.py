@@ -1,14 +1,17 @@
 """The procedural body's soft tissue, painted slice by slice: outline, cavities, organs, vessels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.training.phantoms.bones import SPINE_Y
+from pipelines.training.phantoms.patient import Patient
 from pipelines.training.phantoms.shapes import Floats, Point, capsule, ellipsoid
 from pipelines.training.phantoms.tissues import Tissue
+
+Codes = NDArray[np.uint8]
 
 _DIAPHRAGM = 330.0
 _CROTCH = -60.0
@@ -28,8 +31,8 @@ class Build:
     loops: tuple[tuple[Point, float], ...]  #: middle and radius of each bowel loop, mm
 
 
-def draw_build(rng: np.random.Generator) -> Build:
-    """Draw a patient."""
+def draw_build(rng: np.random.Generator, patient: Patient) -> Build:
+    """Draw what a patient leaves open."""
     loops = tuple(
         (
             (rng.uniform(-85, 85), rng.uniform(-75, -15), rng.uniform(20, 240)),
@@ -38,9 +41,9 @@ def draw_build(rng: np.random.Generator) -> Build:
         for _ in range(60)
     )
     return Build(
-        scale=rng.uniform(0.92, 1.08),
-        fat_mm=rng.uniform(10, 28),
-        muscle_mm=rng.uniform(10, 16),
+        scale=patient.height_m / 1.7 * rng.uniform(0.97, 1.03),
+        fat_mm=float(np.clip(patient.fat_mm, 6, 34)),
+        muscle_mm=13 * patient.muscle * rng.uniform(0.85, 1.15),
         loops=loops,
     )
 
@@ -50,7 +53,9 @@ def trunk(z: float) -> tuple[float, float]:
     return float(np.interp(z, _HEIGHTS, _WIDTHS)), float(np.interp(z, _HEIGHTS, _DEPTHS))
 
 
-def paint_soft_tissue(x: Floats, y: Floats, z: float, build: Build) -> NDArray[np.uint8]:
+def paint_soft_tissue(
+    x: Floats, y: Floats, z: float, build: Build, codes: Mapping[str, int]
+) -> tuple[Codes, Codes]:
     """Return the soft tissue of one slice.
 
     Parameters
@@ -63,14 +68,17 @@ def paint_soft_tissue(x: Floats, y: Floats, z: float, build: Build) -> NDArray[n
         Height of the slice, mm.
     build
         The patient.
+    codes
+        Name of a structure -> its code.
 
     Returns
     -------
-    numpy.ndarray
-        uint8 `Tissue` codes, shape (rows, columns).
+    tuple of numpy.ndarray
+        uint8 `Tissue` codes and structure codes, shape (rows, columns).
     """
     surface = _outline(x, y, z)
     tissues = np.zeros(surface.shape, np.uint8)
+    structures = np.zeros(surface.shape, np.uint8)
     tissues[surface < 0] = Tissue.SKIN
     tissues[surface < -2] = Tissue.FAT
     inner = surface < -build.fat_mm
@@ -82,10 +90,14 @@ def paint_soft_tissue(x: Floats, y: Floats, z: float, build: Build) -> NDArray[n
             cavity &= np.hypot(x / 70, y / 60) < 1
         tissues[cavity] = Tissue.LUNG if z > _DIAPHRAGM + 20 else Tissue.FAT
         level = np.full((1, 1), z, np.float32)
-        for tissue, distance in _organs(x, y, level, build):
-            tissues[(distance < 0) & cavity] = tissue
-        _paint_beside_spine(tissues, x, y, inner, z)
-    return tissues
+        for tissue, name, distance in _organs(x, y, level, build):
+            here = (distance < 0) & cavity
+            tissues[here], structures[here] = tissue, codes.get(name, 0)
+        for side, name in ((1, "psoas_major_left"), (-1, "psoas_major_right")):
+            psoas = np.hypot((x - 45 * side) / 24, (y - SPINE_Y - 4) / 24) < 1
+            if 0 < z < _DIAPHRAGM - 60:
+                tissues[psoas & inner], structures[psoas & inner] = Tissue.MUSCLE, codes[name]
+    return tissues, structures
 
 
 def _outline(x: Floats, y: Floats, z: float) -> Floats:
@@ -98,38 +110,31 @@ def _outline(x: Floats, y: Floats, z: float) -> Floats:
     return np.asarray((np.minimum(*legs) - 1) * 92 * shrink, np.float32)
 
 
-def _organs(x: Floats, y: Floats, z: Floats, build: Build) -> Iterator[tuple[Tissue, Floats]]:
-    """Yield tissue and distance, later ones over earlier ones."""
+def _organs(x: Floats, y: Floats, z: Floats, build: Build) -> Iterator[tuple[Tissue, str, Floats]]:
+    """Yield tissue, name and distance, later ones over earlier ones."""
     at = (x, y, z)
-    yield Tissue.MUSCLE, _dome(*at)
+    yield Tissue.MUSCLE, "", _dome(*at)
     for middle, radius in build.loops:
         if abs(z.item() - middle[2]) < radius:
-            yield Tissue.BOWEL, ellipsoid(at, middle, (radius, radius, radius))
-    yield Tissue.LIVER, ellipsoid(at, (-62, -8, 285), (82, 82, 75))
-    yield Tissue.SPLEEN, ellipsoid(at, (98, 25, 275), (32, 42, 48))
-    yield Tissue.BOWEL, ellipsoid(at, (55, -35, 270), (42, 36, 50))  # stomach
-    for side, height in ((-1, 205), (1, 215)):
+            yield Tissue.BOWEL, "", ellipsoid(at, middle, (radius, radius, radius))
+    yield Tissue.LIVER, "liver", ellipsoid(at, (-62, -8, 285), (82, 82, 75))
+    yield Tissue.SPLEEN, "spleen", ellipsoid(at, (98, 25, 275), (32, 42, 48))
+    yield Tissue.BOWEL, "stomach", ellipsoid(at, (55, -35, 270), (42, 36, 50))
+    for side, height, name in ((-1, 205, "kidney_right"), (1, 215, "kidney_left")):
         middle = (62.0 * side, 22.0, float(height))
-        yield Tissue.KIDNEY, ellipsoid(at, middle, (28, 27, 55))
-        yield Tissue.URINE, ellipsoid(at, (50.0 * side, 18.0, height), (10, 9, 18))
-    yield Tissue.URINE, ellipsoid(at, (0, -42, 18), (42, 36, 32))  # bladder
-    yield Tissue.BOWEL, capsule(at, ((0, 22, -20), (0, 15, 70)), 17)  # rectum
-    yield Tissue.HEART, ellipsoid(at, (28, -30, 385), (55, 48, 50))
-    yield Tissue.VESSEL, capsule(at, ((14, 2, 135), (20, 8, 560)), 11.5)  # aorta
-    yield Tissue.VESSEL, capsule(at, ((-18, 2, 135), (-22, -6, 380)), 11)  # inferior vena cava
+        yield Tissue.KIDNEY, name, ellipsoid(at, middle, (28, 27, 55))
+        yield Tissue.URINE, "", ellipsoid(at, (50.0 * side, 18.0, height), (10, 9, 18))
+    yield Tissue.URINE, "urinary_bladder", ellipsoid(at, (0, -42, 18), (42, 36, 32))
+    yield Tissue.BOWEL, "", capsule(at, ((0, 22, -20), (0, 15, 70)), 17)  # rectum
+    yield Tissue.HEART, "heart", ellipsoid(at, (28, -30, 385), (55, 48, 50))
+    yield Tissue.VESSEL, "aorta", capsule(at, ((14, 2, 135), (20, 8, 560)), 11.5)
+    vena_cava = capsule(at, ((-18, 2, 135), (-22, -6, 380)), 11)
+    yield Tissue.VESSEL, "inferior_vena_cava", vena_cava
     for side in (-1, 1):
-        yield Tissue.VESSEL, capsule(at, ((10.0 * side, 2, 135), (62.0 * side, -30, 15)), 6.5)
-    yield Tissue.GAS, capsule(at, ((0, -5, 450), (0, -10, 600)), 9)  # trachea
+        iliac = capsule(at, ((10.0 * side, 2, 135), (62.0 * side, -30, 15)), 6.5)
+        yield Tissue.VESSEL, "", iliac
+    yield Tissue.GAS, "", capsule(at, ((0, -5, 450), (0, -10, 600)), 9)  # trachea
 
 
 def _dome(x: Floats, y: Floats, z: Floats) -> Floats:
     return ellipsoid((x, y, z), (0, -5, 290), (135, 100, 68))
-
-
-def _paint_beside_spine(
-    tissues: NDArray[np.uint8], x: Floats, y: Floats, inner: NDArray[np.bool_], z: float
-) -> None:
-    for side in (-1, 1):
-        psoas = np.hypot((x - 45 * side) / 24, (y - SPINE_Y - 4) / 24) < 1
-        if 0 < z < _DIAPHRAGM - 60:
-            tissues[psoas & inner] = Tissue.MUSCLE

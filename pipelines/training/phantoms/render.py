@@ -5,27 +5,47 @@ from dataclasses import dataclass
 import highdicom as hd
 import numpy as np
 
-from pipelines.training.phantoms.anatomical import deform, draw_deformation
+from pipelines.training.phantoms.acquisition import Grid, Scene, acquire
 from pipelines.training.phantoms.appearance import draw_appearance
 from pipelines.training.phantoms.atlas import Atlas
-from pipelines.training.phantoms.ct import ct_image, draw_scanner
+from pipelines.training.phantoms.ct import ct_phantom
 from pipelines.training.phantoms.inserts import draw_inserts
-from pipelines.training.phantoms.tissues import FIRST_BONE, Anatomy, Phantom, Tissue
+from pipelines.training.phantoms.patient import Patient, Phase, draw_patient
+from pipelines.training.phantoms.posing import pose_atlas
+from pipelines.training.phantoms.scanner import Scanner, draw_scanner
+from pipelines.training.phantoms.tissues import Body, Phantom
+
+Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagedRegion:
     """Which part of an atlas is imaged, and how finely."""
 
-    centre: tuple[float, float, float]  #: in the atlas, LPS, mm
+    centre: Point  #: in the atlas, LPS, mm
     shape: tuple[int, int, int]  #: slices, rows, columns
     pixel_spacing: float  #: mm
-    slice_spacing: float  #: mm; also the slice thickness
-    subslices: int = 1  #: thin slices averaged into one
+    slice_spacing: float  #: mm, from slice to slice
+    slice_thickness: float | None = None  #: mm; None: the slice spacing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Who is imaged by what; what is None is drawn from the seed."""
+
+    patient: Patient | None = None
+    scanner: Scanner | None = None
+    contrast: bool | None = None  #: of a drawn patient; None leaves it to chance
+    strength: float = 1.0  #: how far the body may be from its source; 0 is the source itself
 
 
 def anatomical_phantom(
-    atlas: Atlas, region: ImagedRegion, *, seed: int, strength: float = 1.0
+    atlas: Atlas,
+    region: ImagedRegion,
+    *,
+    seed: int,
+    subject: Subject | None = None,
+    workers: int = 1,
 ) -> Phantom:
     """Return a CT image of a random patient made from an atlas.
 
@@ -37,8 +57,10 @@ def anatomical_phantom(
         Grid and place.
     seed
         Same seed, same arguments: same phantom.
-    strength
-        How far the patient may be from the atlas; 0 is the atlas itself.
+    subject
+        Patient and scanner, where they are not to be drawn.
+    workers
+        Slices made at a time.
 
     Returns
     -------
@@ -46,42 +68,39 @@ def anatomical_phantom(
         Axes (slice, row, column); slices run to the feet, rows to the back, columns to the left.
         The origin of its frame is the region's centre.
     """
+    subject = subject or Subject()
     rng = np.random.default_rng(seed)
-    deformation = draw_deformation(rng, np.asarray(region.centre, np.float32), strength=strength)
-    appearance, scanner = draw_appearance(rng), draw_scanner(rng)
-    geometry = _geometry(region, region.subslices)
-    inserts = draw_inserts(rng, geometry)
-    anatomy = deform(atlas, deformation, geometry)
-    image = ct_image(anatomy, appearance, scanner, inserts, rng)
-    # What the scanner did not reconstruct cannot be segmented either.
-    anatomy.tissues.array[image.array <= scanner.padding] = Tissue.AIR
-    if region.subslices == 1:
-        return Phantom(image=image, tissues=anatomy.tissues)
-    return _average(image, anatomy, region)
+    patient = subject.patient or draw_patient(rng, contrast=subject.contrast)
+    body = pose_atlas(atlas, patient, rng, region.centre, strength=subject.strength)
+    return image_body(body, grid_of(region), rng, scanner=subject.scanner, workers=workers)
 
 
-def _geometry(region: ImagedRegion, subslices: int) -> hd.VolumeGeometry:
-    slices, rows, columns = region.shape
-    return hd.VolumeGeometry.from_components(
-        (slices * subslices, rows, columns),
-        spacing=(region.slice_spacing / subslices, region.pixel_spacing, region.pixel_spacing),
+def image_body(
+    body: Body,
+    grid: Grid,
+    rng: np.random.Generator,
+    *,
+    scanner: Scanner | None = None,
+    workers: int = 1,
+) -> Phantom:
+    """Return a CT image of a posed body; a scanner of None is drawn."""
+    appearance = draw_appearance(rng, body.patient)
+    scanner = scanner or draw_scanner(rng)
+    inserts = draw_inserts(rng, grid.geometry, enhanced=body.patient.phase is not Phase.NATIVE)
+    scene = Scene(body=body, appearance=appearance, scanner=scanner, inserts=inserts)
+    return ct_phantom(acquire(scene, grid, rng), workers=workers)
+
+
+def grid_of(region: ImagedRegion, middle: Point = (0.0, 0.0, 0.0)) -> Grid:
+    """Return the grid of a region, its middle somewhere in the patient's frame (mm)."""
+    geometry = hd.VolumeGeometry.from_components(
+        region.shape,
+        spacing=(region.slice_spacing, region.pixel_spacing, region.pixel_spacing),
         coordinate_system="PATIENT",
-        center_position=(0.0, 0.0, 0.0),
+        center_position=middle,
         patient_orientation="FPL",
     )
-
-
-def _average(image: hd.Volume, anatomy: Anatomy, region: ImagedRegion) -> Phantom:
-    """Average thin slices into thick ones; a voxel is bone if at least half of it is."""
-    thin = (region.shape[0], region.subslices, *region.shape[1:])
-    averaged = np.rint(image.array.reshape(thin).mean(axis=1)).astype(np.int16)
-    tissues = anatomy.tissues.array.reshape(thin)
-    kept = tissues[:, region.subslices // 2].copy()
-    bone = (tissues >= FIRST_BONE).mean(axis=1) >= 0.5
-    is_bone = kept >= FIRST_BONE
-    kept[bone & ~is_bone] = tissues.max(axis=1)[bone & ~is_bone]
-    soft = np.where(tissues >= FIRST_BONE, 0, tissues).max(axis=1)
-    kept[~bone & is_bone] = soft[~bone & is_bone]
-    affine = _geometry(region, 1).affine
-    made = hd.Volume(array=averaged, affine=affine, coordinate_system="PATIENT")
-    return Phantom(image=made, tissues=made.with_array(kept))
+    return Grid(
+        geometry=geometry,
+        thickness_mm=region.slice_thickness or region.slice_spacing,
+    )

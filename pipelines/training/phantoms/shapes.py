@@ -22,17 +22,7 @@ def ellipsoid(at: Points, centre: Point, radii: Point) -> Floats:
 
 def capsule(at: Points, ends: tuple[Point, Point], radius: float) -> Floats:
     """Return the distance to a rod with round ends."""
-    x, y, z = at
-    start, end = (np.asarray(point, np.float32) for point in ends)
-    axis = end - start
-    along = (x - start[0]) * axis[0] + (y - start[1]) * axis[1] + (z - start[2]) * axis[2]
-    share = np.clip(along / float(axis @ axis), 0, 1)
-    away = np.sqrt(
-        np.square(x - start[0] - share * axis[0])
-        + np.square(y - start[1] - share * axis[1])
-        + np.square(z - start[2] - share * axis[2])
-    )
-    return np.asarray(away - radius, np.float32)
+    return cone(at, ends, (radius, radius))
 
 
 def cylinder(at: Points, centre: Point, radii: tuple[float, float], half: float) -> Floats:
@@ -41,3 +31,18 @@ def cylinder(at: Points, centre: Point, radii: tuple[float, float], half: float)
     norm = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1])
     distance = np.maximum((norm - 1) * min(radii), np.abs(z - centre[2]) - half)
     return np.asarray(distance, np.float32)
+
+
+def cone(at: Points, ends: tuple[Point, Point], radii: tuple[float, float]) -> Floats:
+    """Return about the distance to a rod with round ends that tapers from end to end."""
+    x, y, z = at
+    start, end = (np.asarray(point, np.float32) for point in ends)
+    axis = end - start
+    along = (x - start[0]) * axis[0] + (y - start[1]) * axis[1] + (z - start[2]) * axis[2]
+    share = np.clip(along / max(float(axis @ axis), 1e-6), 0, 1)
+    away = np.sqrt(
+        np.square(x - start[0] - share * axis[0])
+        + np.square(y - start[1] - share * axis[1])
+        + np.square(z - start[2] - share * axis[2])
+    )
+    return np.asarray(away - (radii[0] + share * (radii[1] - radii[0])), np.float32)

@@ -41,8 +41,10 @@ class Table:
 
 
 def draw_table(rng: np.random.Generator) -> Table:
-    """Draw a table: a cradle, a flat top or a box, with or without a mattress and rails."""
-    design = rng.choice(["cradle", "flat", "box"], p=[0.55, 0.2, 0.25])
+    """Draw a table: cradles, a flat top or a box, with or without a mattress and rails."""
+    design = rng.choice(["foam cradle", "cradle", "flat", "box"], p=[0.3, 0.3, 0.2, 0.2])
+    if design == "foam cradle":
+        return foam_cradle(rng)
     radius = rng.uniform(250, 700) if design == "cradle" else rng.uniform(1500, 20000)
     half = rng.uniform(180, 270)
     gap = rng.uniform(3, 45)
@@ -77,16 +79,46 @@ def draw_table(rng: np.random.Generator) -> Table:
     if rng.random() < 0.5:
         rods += _draw_rails(rng, gap, depth, half, radius)
     if rng.random() < 0.3:
-        rods += [
-            Rod(
-                x=rng.uniform(-half, half),
-                y=rng.uniform(-150, 5),
-                radius=rng.uniform(0.8, 3),
-                hounsfield=rng.uniform(100, 2500),
-            )
-            for _ in range(rng.integers(1, 5))
-        ]
+        rods += _draw_cables(rng, half)
     return Table(shells=tuple(shells), rods=tuple(rods), sink=rng.uniform(0, 12))
+
+
+def foam_cradle(rng: np.random.Generator) -> Table:
+    """Return the table under the patient of TCGA-09-2043 (TCIA, TCGA-OV), a little varied.
+
+    A mattress in a thin cover on two curved shells with foam between them; measured in that CT.
+    """
+    size = rng.uniform(0.93, 1.07)
+    gap, depth = 13.0 * size, 42.0 * size
+    return Table(
+        shells=(
+            Shell(offset=0, radius=470, thickness=1.2, half_width=225, hounsfield=-640),
+            Shell(offset=gap / 2, radius=470, thickness=gap, half_width=220, hounsfield=-930),
+            Shell(
+                offset=gap,
+                radius=460,
+                thickness=2.2,
+                half_width=205,
+                hounsfield=rng.uniform(-150, 150),
+            ),
+            Shell(
+                offset=gap + depth / 2,
+                radius=400,
+                thickness=depth,
+                half_width=182,
+                hounsfield=rng.uniform(-945, -915),
+            ),
+            Shell(
+                offset=gap + depth,
+                radius=350,
+                thickness=3.0,
+                half_width=181,
+                hounsfield=rng.uniform(150, 350),
+            ),
+        ),
+        rods=(),
+        sink=rng.uniform(1, 8),
+    )
 
 
 def table_image(table: Table, x: Floats, y: Floats, pixel: float) -> Floats:
@@ -140,3 +172,15 @@ def _draw_rails(
     y = gap + depth * rng.uniform(0, 1) - x**2 / (2 * radius)
     size, hounsfield = rng.uniform(2, 9), rng.uniform(-200, 2800)
     return [Rod(x=side * x, y=y, radius=size, hounsfield=hounsfield) for side in (-1.0, 1.0)]
+
+
+def _draw_cables(rng: np.random.Generator, half: float) -> list[Rod]:
+    return [
+        Rod(
+            x=rng.uniform(-half, half),
+            y=rng.uniform(-150, 5),
+            radius=rng.uniform(0.8, 3),
+            hounsfield=rng.uniform(100, 2500),
+        )
+        for _ in range(rng.integers(1, 5))
+    ]
