@@ -5,6 +5,7 @@
     +-- WeightsError     weights missing, altered or of another network: whoever installed them
     +-- InputError       the series is no volume this node can place in space: whoever sends it
     +-- Refused          the pipeline declines this series (too few slices, no contrast ...): the rule's author
+    +-- TrainingError    training data, a checkpoint or the disk: whoever trains
     +-- UnprovenError    our own object does not say what the network said: us
 
 Each carries a `code` (lower case, hyphens: it is stored, counted and searched) and a sentence.
@@ -50,6 +51,12 @@ class Refused(PipelineError):
     """The pipeline declines this series and says why."""
 
     code = "refused"
+
+
+class TrainingError(PipelineError):
+    """Data that cannot be learned from, a checkpoint of something else, a disk that is full."""
+
+    code = "training-failed"
 
 
 class UnprovenError(PipelineError):

@@ -27,6 +27,7 @@ from pipelines.result import LoadContext, Pipeline
 #: The pipelines that ship.
 BUILT_IN = Path(__file__).resolve().parent
 MODULE_NAME = "pipeline.py"
+TRAINING_NAME = "training.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +246,7 @@ def _describe(error: BaseException, folder: Path) -> str:
 def _import_pipeline(entry: PipelineEntry) -> Pipeline:
     path = entry.folder / MODULE_NAME
     try:
-        module = _import_module(entry)
+        module = _import_module(entry, "pipeline")
     except Exception as error:  # a module's top level may raise anything
         raise ManifestError(
             f"{path}: cannot be imported: {_describe(error, entry.folder)}: {error}",
@@ -263,11 +264,34 @@ def _import_pipeline(entry: PipelineEntry) -> Pipeline:
     return cast(Pipeline, module)
 
 
-def _import_module(entry: PipelineEntry) -> ModuleType:
+def import_training(entry: PipelineEntry) -> ModuleType:
+    """Import `training.py`, which declares how the pipeline is trained (`pipelines.training.recipe`).
+
+    Raises
+    ------
+    ManifestError
+        Code `no-training` when there is none, `pipeline-broken` when it cannot be imported.
+    """
+    path = entry.folder / TRAINING_NAME
+    if not path.is_file():
+        raise ManifestError(
+            f"Pipeline {entry.manifest.name} cannot be trained here: {path} is missing.",
+            code="no-training",
+        )
+    try:
+        return _import_module(entry, "training")
+    except Exception as error:  # a module's top level may raise anything
+        raise ManifestError(
+            f"{path}: cannot be imported: {_describe(error, entry.folder)}: {error}",
+            code="pipeline-broken",
+        ) from error
+
+
+def _import_module(entry: PipelineEntry, module: str) -> ModuleType:
     """Import by path, as a package of its own, so that `from . import preprocessing` finds the file beside it."""
     name = entry.manifest.name
     if entry.folder.parent == BUILT_IN:
-        return importlib.import_module(f"pipelines.{name}.pipeline")
+        return importlib.import_module(f"pipelines.{name}.{module}")
     place = hashlib.sha256(str(entry.folder).encode()).hexdigest()[:12]
     package = f"_osteonode_pipeline_{name}_{place}"
     # A folder that was changed is read again.
@@ -277,4 +301,4 @@ def _import_module(entry: PipelineEntry) -> ModuleType:
     spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
     spec.submodule_search_locations = [str(entry.folder)]
     sys.modules[package] = importlib.util.module_from_spec(spec)
-    return importlib.import_module(f"{package}.pipeline")
+    return importlib.import_module(f"{package}.{module}")

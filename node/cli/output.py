@@ -103,8 +103,10 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
 
 
 def show_rows(rows: Sequence[Row]) -> None:
-    """A table of every key, or a dash."""
-    console().print(table(rows, list(rows[0])) if rows else "  -")
+    """A table of every key that a row has, or a dash."""
+    columns = list(dict.fromkeys(key for one in rows for key in one))
+    filled = [{key: one.get(key) for key in columns} for one in rows]
+    console().print(table(filled, columns) if rows else "  -")
 
 
 def say(heading: str) -> None:

@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("train")(training.train)
 app.command("evaluate")(training.evaluate)
+app.command("install")(training.install)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pipeline.")]
 
@@ -69,8 +70,12 @@ def show(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
     entry = _registry(ctx).get(name)
     check_weights(entry)
     manifest = entry.manifest
+    settings = [
+        one.model_dump(mode="json") for one in read_config(ctx).pipelines.settings.get(name, ())
+    ]
     if as_json:
-        show_json(manifest.model_dump(mode="json") | {"folder": str(entry.folder)})
+        more = {"folder": str(entry.folder), "settings": settings}
+        show_json(manifest.model_dump(mode="json") | more)
         return
     show_fields(
         {
@@ -107,6 +112,14 @@ def show(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
             for s in manifest.segments
         ]
     )
+    if settings:
+        say("Settings of this site; the first that fits a series counts")
+        show_rows(
+            [
+                {"where": " and ".join(one["where"]) or "(every series)", **one["parameters"]}
+                for one in settings
+            ]
+        )
 
 
 @app.command()

@@ -1,23 +1,109 @@
 """Weights as they ship: safetensors in half precision, and their checksum."""
 
-import hashlib
-from pathlib import Path
+from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
+from pipelines.errors import WeightsError
+from pipelines.training.checkpoint import write_whole
+from pipelines.training.recipe import Recipe, Widths
 
-def export_weights(network: nn.Module, path: Path) -> str:
+#: Key of our entry among the file's metadata: one, for their order in the file is not determined.
+_METADATA = "osteonode"
+
+
+def export_weights(
+    network: nn.Module, path: Path, *, pipeline: str = "", widths: Widths = None
+) -> str:
     """Write a network's weights and return the file's SHA-256.
 
     Half precision halves the file; it is far finer than what training determines.
+
+    Parameters
+    ----------
+    network
+        Its state is written.
+    path
+        safetensors.
+    pipeline, widths
+        Written beside the weights, so that `load_weights` knows which network they are of.
+
+    Raises
+    ------
+    TrainingError
+        `training-disk`.
     """
     state = {
         name: value.detach().cpu().to(torch.float16).contiguous()
         for name, value in network.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(safetensors.torch.save(state))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    about = json.dumps({"pipeline": pipeline, "widths": widths}, sort_keys=True)
+    content = safetensors.torch.save(state, metadata={_METADATA: about})
+    write_whole(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_weights(recipe: Recipe, path: Path, device: str) -> nn.Module:
+    """Build the network that weights are of; float32, in eval mode, on the device.
+
+    Raises
+    ------
+    WeightsError
+        When the file cannot be read, or is of another network.
+    """
+    network = recipe.make_network(read_widths(path))
+    put_weights(network, path)
+    return network.to(device).eval()
+
+
+def put_weights(network: nn.Module, path: Path) -> None:
+    """Read weights (any float type) into a network.
+
+    Raises
+    ------
+    WeightsError
+        When the file cannot be read, or is of another network.
+    """
+    try:
+        state = safetensors.torch.load_file(path)
+        network.load_state_dict({name: value.float() for name, value in state.items()})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as safetensors; give a file that `train` wrote."
+        ) from error
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} holds the weights of another network; give those of this pipeline and these --widths."
+        ) from error
+
+
+def read_widths(path: Path) -> Widths:
+    """Return the channel widths that weights say they are of; None: those that ship."""
+    widths = read_about(path).get("widths")
+    return tuple(widths) if widths else None
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what `export_weights` wrote beside the weights: `pipeline` and `widths`; nothing of others' files.
+
+    Raises
+    ------
+    WeightsError
+        When the file cannot be read.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as safetensors; give a file that `train` wrote."
+        ) from error
+    return about

@@ -1,33 +1,69 @@
 """The training loop: one network, one stream of samples, checkpoints to resume from."""
 
+from __future__ import annotations
+
+import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 import torch
-from monai.losses.dice import DiceCELoss
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from pipelines.training.stream import Sample
+from pipelines.errors import TrainingError
+from pipelines.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from pipelines.training.recipe import Loss, Sample
 
 _log = structlog.get_logger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
+_LARGEST_GRADIENT = 5.0
+_LAST_RATE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopOptions:
     """How long and how fast to learn."""
 
-    steps: int
+    steps: int | None = None  #: None: as many as fit in `minutes`
+    minutes: float | None = None  #: of training, those before an interruption included
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warm_up: int = 50  #: steps until the full learning rate
-    save_every: int = 100  #: steps between two checkpoints
+    save_seconds: float = 60.0  #: between two checkpoints
+    validate_every: int = 500  #: steps between two looks at the validation samples
+    average: float = 0.999  #: decay of the moving average of the weights; 0: none
     device: str = "cpu"
     folder: Path  #: where the checkpoint lies; one that is there is resumed from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where the loop is, after a step."""
+
+    step: int
+    done: float  #: share of the run, 0 to 1
+    loss: float
+    learning_rate: float
+    seconds: float  #: of training, those before an interruption included
+    validation: float | None = (
+        None  #: loss on the validation samples, where they were just looked at
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the loop puts together."""
+
+    network: nn.Module  #: trained in place
+    loss: Loss
+    batches: Callable[[int], Iterable[Sample]]  #: from the first step; never ends
+    validate: Callable[[nn.Module], float] | None = None  #: lower is better
+    watch: Callable[[Progress], None] = lambda progress: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,112 +71,221 @@ class LoopResult:
     """What a run of the loop did."""
 
     first_step: int  #: above 0 when a checkpoint was resumed
+    last_step: int
     losses: tuple[float, ...]  #: of the steps of this run
-    seconds: float
+    validation: float | None  #: loss of the weights that were kept
+    best_step: int  #: the step that the weights kept are of
+    seconds: float  #: those before an interruption included
 
 
-def run_loop(
-    network: nn.Module,
-    batches: Callable[[int], Iterable[Sample]],
-    options: LoopOptions,
-) -> LoopResult:
-    """Train a network in place.
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """What changes from step to step, and what a checkpoint holds."""
+
+    network: nn.Module
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_loss: float = math.inf
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def run_loop(parts: Parts, options: LoopOptions) -> LoopResult:
+    """Train a network in place; it ends with the best weights where it is validated, else with the averaged ones.
 
     Parameters
     ----------
-    network
-        Takes float32 (batch, 1, rows, columns), returns logits of the same shape.
-    batches
-        From the first step to the stream of (image, truth) batches; never ends.
+    parts
+        The network takes float32 (batch, channel, ...) and returns logits that the loss takes.
     options
         Length, learning rate, device, checkpoint.
 
-    Returns
-    -------
-    LoopResult
-        The losses; the weights are in `network`.
+    Raises
+    ------
+    TrainingError
+        When a checkpoint cannot be written (`training-disk`), or is of another network (`training-checkpoint`), or
+        when the loss is no number any more (`training-diverged`).
     """
     device = torch.device(options.device)
-    network.to(device).train()
+    state = _begin(parts.network.to(device), device, options)
+    _resume(state, options)
+    first, losses = state.step, list[float]()
+    before, started = state.seconds, time.monotonic()
+    saved = started
+    for image, truth in _stream(parts, state, options):
+        rate = _set_rate(state, options)
+        losses.append(_learn(state, parts.loss, image.to(device), truth.to(device)))
+        state.seconds = before + time.monotonic() - started
+        ended = _done(state, options) >= 1
+        looked = _look(state, parts, options, ended=ended)
+        # After the first step too: a folder that cannot be written is found before hours have passed.
+        late = time.monotonic() - saved >= options.save_seconds
+        if ended or late or state.step == 1:
+            save_checkpoint(_snapshot(state), options.folder)
+            saved = time.monotonic()
+        parts.watch(
+            Progress(
+                step=state.step,
+                done=min(1.0, _done(state, options)),
+                loss=losses[-1],
+                learning_rate=rate,
+                seconds=state.seconds,
+                validation=looked,
+            )
+        )
+    _finish(state)
+    return LoopResult(
+        first_step=first,
+        last_step=state.step,
+        losses=tuple(losses),
+        validation=state.best_loss if state.best_weights else None,
+        best_step=state.best_step if state.best_weights else state.step,
+        seconds=state.seconds,
+    )
+
+
+def _begin(network: nn.Module, device: torch.device, options: LoopOptions) -> _State:
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options))
-    first = _resume(network, optimizer, schedule, options)
-    loss_of = DiceCELoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
-    losses: list[float] = []
-    started = time.monotonic()
-    stream = _limited(batches(first), options.steps - first) if first < options.steps else ()
-    for step, (image, truth) in enumerate(stream, start=first + 1):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = network(image.to(device))
-        loss = loss_of(logits.float(), truth.to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-        if step % options.save_every == 0 or step == options.steps:
-            _save(network, optimizer, schedule, step, options)
-            recent = losses[-options.save_every :]
-            _log.info(
-                "trained",
-                step=step,
-                steps=options.steps,
-                loss=round(sum(recent) / len(recent), 4),
-                seconds=round(time.monotonic() - started, 1),
-            )
-    return LoopResult(first_step=first, losses=tuple(losses), seconds=time.monotonic() - started)
+    half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    average = None
+    if options.average:
+
+        def toward(
+            mean: torch.Tensor, now: torch.Tensor, count: torch.Tensor | int
+        ) -> torch.Tensor:
+            # A short run must not be an average with the random weights it began with.
+            decay = min(options.average, (1 + int(count)) / (10 + int(count)))
+            return torch.lerp(now, mean, decay)
+
+        average = AveragedModel(network, avg_fn=toward)
+    return _State(
+        network=network,
+        average=average,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=half),
+    )
 
 
-def _rate(step: int, options: LoopOptions) -> float:
-    """Return the share of the learning rate at a step: warm up, then a half cosine to 1 %."""
-    if step < options.warm_up:
-        return (step + 1) / options.warm_up
-    done = min(1.0, (step - options.warm_up) / max(1, options.steps - options.warm_up))
-    return 0.01 + 0.99 * 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+def _stream(parts: Parts, state: _State, options: LoopOptions) -> Iterator[Sample]:
+    """Batches until the run is over."""
+    if _done(state, options) >= 1:
+        return
+    for batch in parts.batches(state.step):
+        yield batch
+        if _done(state, options) >= 1:
+            return
+    raise TrainingError("The stream of training samples ended early.", code="training-data-ended")
 
 
-def _limited(batches: Iterable[Sample], count: int) -> Iterator[Sample]:
-    iterator = iter(batches)
-    for _ in range(count):
-        yield next(iterator)
+def _done(state: _State, options: LoopOptions) -> float:
+    """Share of the run that is done, by steps or by the clock."""
+    if options.steps is not None:
+        return state.step / max(1, options.steps)
+    return state.seconds / (60 * (options.minutes or 1.0))
 
 
-def _save(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    step: int,
-    options: LoopOptions,
-) -> None:
-    options.folder.mkdir(parents=True, exist_ok=True)
-    path = options.folder / CHECKPOINT
-    state = {
-        "step": step,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
+def _set_rate(state: _State, options: LoopOptions) -> float:
+    """Set the learning rate: warm up, then a half cosine to 1 %, over steps or over the clock."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, _done(state, options))))
+    warm = min(1.0, (state.step + 1) / max(1, options.warm_up))
+    rate = options.learning_rate * warm * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _learn(state: _State, loss_of: Loss, image: torch.Tensor, truth: torch.Tensor) -> float:
+    """One step; returns the loss."""
+    half = torch.float16 if state.scaler.is_enabled() else torch.bfloat16
+    state.network.train()
+    with torch.autocast(image.device.type, half, enabled=image.device.type == "cuda"):
+        logits = state.network(image)
+    loss = loss_of(logits.float(), truth)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"The loss is {value} at step {state.step + 1}: lower --learning-rate, and look for images whose values "
+            "are not what the pipeline expects.",
+            code="training-diverged",
+        )
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    state.scaler.unscale_(state.optimizer)
+    nn.utils.clip_grad_norm_(state.network.parameters(), _LARGEST_GRADIENT)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.network)
+    state.step += 1
+    return value
+
+
+def _look(state: _State, parts: Parts, options: LoopOptions, *, ended: bool) -> float | None:
+    """Loss on the validation samples when it is time; the best weights are kept."""
+    if parts.validate is None or not (ended or state.step % options.validate_every == 0):
+        return None
+    network = _current(state)
+    was, loss = network.training, parts.validate(network.eval())
+    network.train(was)
+    if loss < state.best_loss:
+        state.best_loss, state.best_step = loss, state.step
+        state.best_weights = copy.deepcopy(network.state_dict())
+    return loss
+
+
+def _current(state: _State) -> nn.Module:
+    module: nn.Module = state.network if state.average is None else state.average.module
+    return module
+
+
+def _finish(state: _State) -> None:
+    state.network.load_state_dict(state.best_weights or _current(state).state_dict())
+    state.network.eval()
+
+
+# -- checkpoint -----------------------------------------------------------------------------------
+
+
+def _snapshot(state: _State) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "seconds": state.seconds,
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict() if state.average is not None else {},
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "best": {
+            "step": state.best_step,
+            "loss": state.best_loss,
+            "weights": state.best_weights,
+        },
     }
-    # A kill while writing must leave the last whole checkpoint.
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
 
 
-def _resume(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    options: LoopOptions,
-) -> int:
+def _resume(state: _State, options: LoopOptions) -> None:
+    saved = load_checkpoint(options.folder, options.device)
+    if saved is None:
+        return
     path = options.folder / CHECKPOINT
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location=options.device, weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    _log.info("resumed", step=state["step"], checkpoint=str(path))
-    return int(state["step"])
+    try:
+        state.network.load_state_dict(saved["network"])
+        if state.average is not None:
+            state.average.load_state_dict(saved["average"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.scaler.load_state_dict(saved["scaler"])
+        best = saved["best"]
+        state.best_step, state.best_loss = best["step"], best["loss"]
+        state.best_weights = best["weights"]
+        state.step, state.seconds = saved["step"], saved["seconds"]
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"{path} is of another network or of other options; choose another --out, or remove the file to begin "
+            "again.",
+            code="training-checkpoint",
+        ) from error
+    _log.info("resumed", step=state.step, checkpoint=str(path))

@@ -1,35 +1,20 @@
 """How well a segmentation agrees with the truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from highdicom import Volume
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.training.options import Spread
+from pipelines.training.figures import Figures, Spread, Summary
 
 Mask = NDArray[np.bool_]
 
-#: Figures of which the highest is the worst.
+#: Figures from 0 to 1, of which the lowest is the worst.
+_SHARES = ("dice", "iou", "sensitivity", "specificity", "precision", "accuracy")
+#: Figures in mm, of which the highest is the worst.
 _DISTANCES = ("surface_mm", "hausdorff95_mm")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """One study's figures. F1 of voxels is the Dice coefficient and so not repeated."""
-
-    dice: float
-    iou: float
-    sensitivity: float
-    specificity: float
-    precision: float
-    accuracy: float
-    surface_mm: float  #: average symmetric surface distance
-    hausdorff95_mm: float  #: 95th percentile of the symmetric surface distances
-    volume_ml: float
-    true_volume_ml: float
 
 
 def compare(found: Volume, truth: Volume) -> Figures:
@@ -66,21 +51,42 @@ def compare(found: Volume, truth: Volume) -> Figures:
     )
 
 
+def summarise(figures: Sequence[Figures]) -> Summary:
+    """Return what the figures of one structure in several studies come to."""
+    present = [figure for figure in figures if figure.true_volume_ml > 0]
+    absent = [figure for figure in figures if figure.true_volume_ml == 0]
+    invented = sum(figure.volume_ml > 0 for figure in absent)
+    return Summary(
+        present=len(present),
+        missed=sum(figure.volume_ml == 0 for figure in present),
+        absent=len(absent) - invented,
+        invented=invented,
+        figures=spreads(present),
+        agreement=volume_agreement(present),
+    )
+
+
 def spreads(figures: Sequence[Figures]) -> dict[str, Spread]:
-    """Return mean, standard deviation and worst case of each figure that is not a volume."""
-    names = ("dice", "iou", "sensitivity", "specificity", "precision", "accuracy", *_DISTANCES)
+    """Return mean, standard deviation and worst case of each figure that is not a volume.
+
+    A figure that is not defined in a study is left out of it; NaN where it is defined in none.
+    """
     result = {}
-    for name in names:
-        values = np.asarray([getattr(figure, name) for figure in figures])
-        worst = np.nanmax(values) if name in _DISTANCES else np.nanmin(values)
-        result[name] = Spread(
-            mean=float(np.nanmean(values)), sd=float(np.nanstd(values)), worst=float(worst)
-        )
+    for name in (*_SHARES, *_DISTANCES):
+        values = np.asarray([getattr(figure, name) for figure in figures], np.float64)
+        values = values[np.isfinite(values)]
+        if not values.size:
+            result[name] = Spread(mean=float("nan"), sd=float("nan"), worst=float("nan"))
+            continue
+        worst = values.max() if name in _DISTANCES else values.min()
+        result[name] = Spread(mean=float(values.mean()), sd=float(values.std()), worst=float(worst))
     return result
 
 
 def volume_agreement(figures: Sequence[Figures]) -> dict[str, float]:
     """Return R2 of the volumes, their bias, and the 95 % limits of agreement (Bland-Altman), mL."""
+    if not figures:
+        return dict.fromkeys(("r2", "bias_ml", "lower_ml", "upper_ml"), float("nan"))
     ours = np.asarray([figure.volume_ml for figure in figures])
     real = np.asarray([figure.true_volume_ml for figure in figures])
     difference = ours - real

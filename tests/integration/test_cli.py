@@ -589,12 +589,20 @@ def test_echo(run: Run, pacs: Pacs) -> None:
 # -- pipelines ------------------------------------------------------------------------------------
 
 
-def test_pipelines_list_and_show(run: Run) -> None:
+def test_pipelines_list_and_show(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {one["name"]: one for one in run("pipelines", "list", "--json").json}
     assert listed["threshold_bone"]["takes"] == ["CT"]
     shown = run("pipelines", "show", "threshold_bone")
     assert "272673000" in shown.out
     assert run("pipelines", "show", "threshold_bone", "--json").json["version"] == "1.0.0"
+    settings = '[{"where": ["KVP = 120"], "parameters": {"threshold_hu": 250.0}}]'
+    monkeypatch.setenv("OSTEONODE_PIPELINES__SETTINGS", f'{{"threshold_bone": {settings}}}')
+    with_settings = run("pipelines", "show", "threshold_bone")
+    assert "KVP = 120" in with_settings.out
+    assert "250" in with_settings.out
+    (setting,) = run("pipelines", "show", "threshold_bone", "--json").json["settings"]
+    assert setting["parameters"] == {"threshold_hu": 250.0}
+    monkeypatch.delenv("OSTEONODE_PIPELINES__SETTINGS")
     unknown = run("pipelines", "show", "none")
     assert unknown.code == 6
     assert "threshold_bone" in unknown.err
@@ -681,7 +689,7 @@ def test_a_pipeline_without_training_says_so(run: Run, tmp_path: Path) -> None:
     for command in ("train", "evaluate"):
         answer = run("pipelines", command, "threshold_bone", "--out", tmp_path / "out")
         assert answer.code == 6
-        assert "threshold_bone has no training" in answer.err
+        assert "threshold_bone cannot be trained" in answer.err
 
 
 @pytest.mark.slow
@@ -690,11 +698,12 @@ def test_training_and_evaluating(run: Run, tmp_path: Path) -> None:
     few = ("--phantoms", 4, "--batch-size", 2, "--workers", 0, "--device", "cpu")
     trained = run("pipelines", "train", "ct_skeleton", "--out", tmp_path / "train", *few, "--json")
     assert trained.code == 0, trained.err
-    assert trained.json["steps"] > 0
-    weights = Path(trained.json["weights"])
+    (one,) = trained.json["runs"]
+    assert one["steps"] > 0
+    weights = Path(one["weights"])
     assert weights.is_file()
     command = ("pipelines", "evaluate", "ct_skeleton", "--out", tmp_path / "evaluate")
     figures = run(*command, "--phantoms", 1, "--weights", weights, "--device", "cpu")
     assert figures.code == 0, figures.err
-    assert "mean" in figures.out
+    assert "Dice" in figures.out
     assert json.loads((tmp_path / "evaluate" / "report.json").read_text())["studies"] == 1

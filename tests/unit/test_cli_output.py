@@ -74,6 +74,12 @@ def test_csv_is_read_back(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_rows_with_other_keys_are_all_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show_rows([{"where": "a", "slope": 1.5}, {"where": "b", "name": "CT02"}])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("where", "slope", "name", "1.5", "CT02"))
+
+
 def test_an_empty_list_is_said_or_empty(capsys: pytest.CaptureFixture[str]) -> None:
     for as_form, text in (("table", "none\n"), ("json", "[]\n"), ("csv", "name,at\n")):
         output.show_list([], ("name", "at"), as_form=output.Form(as_form), empty="none")

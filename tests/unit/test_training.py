@@ -1,6 +1,9 @@
 """Training on phantoms: a few steps, resumed; figures; weights that come back."""
 
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -11,28 +14,58 @@ import torch
 from torch import nn
 
 from pipelines.ct_skeleton.pipeline import load_network
-from pipelines.ct_skeleton.training import evaluate, prepare, train
-from pipelines.errors import WeightsError
+from pipelines.ct_skeleton.training import RECIPE, make_loss, prepare
+from pipelines.errors import ManifestError, TrainingError, WeightsError
 from pipelines.networks.unet2d import STRIDE, UNet2d
-from pipelines.training.export import export_weights
-from pipelines.training.loop import LoopOptions, run_loop
+from pipelines.registry import find_pipelines, import_training
+from pipelines.training.case import Case
+from pipelines.training.evaluate import evaluate
+from pipelines.training.export import export_weights, load_weights
+from pipelines.training.loop import LoopOptions, Parts, run_loop
 from pipelines.training.metrics import compare, spreads, volume_agreement
 from pipelines.training.options import REPORT_NAME, EvaluateOptions, TrainOptions
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
-from pipelines.training.phantoms.tissues import Phantom
-from pipelines.training.stream import PhantomStream, StreamOptions
+from pipelines.training.phantoms.tissues import skeleton_of
+from pipelines.training.recipe import Draw
+from pipelines.training.stream import CropStream, StreamOptions
+from pipelines.training.train import train
 
+PIPELINES = Path(__file__).parent.parent / "pipelines"
 TINY = (4, 8, 8, 8, 8)
 
 
-def _tiny_phantom(rng: np.random.Generator) -> Phantom:
+def _tiny_crop(rng: np.random.Generator) -> Case:
     options = ProceduralOptions(slices=1, rows=64, columns=64, pixel_spacing=6, middle=20)
-    return procedural_phantom(options, seed=int(rng.integers(1000)))
+    phantom = procedural_phantom(options, seed=int(rng.integers(1000)))
+    return Case(name="tiny", image=phantom.image, labels=skeleton_of(phantom.tissues))
+
+
+def _tiny_studies(folder: Path | None) -> Callable[[int], Case]:
+    def study(seed: int) -> Case:
+        options = ProceduralOptions(slices=8, rows=64, columns=64, pixel_spacing=6, middle=20)
+        phantom = procedural_phantom(options, seed=seed)
+        labels = skeleton_of(phantom.tissues)
+        return Case(name=f"phantom-{seed}", image=phantom.image, labels=labels)
+
+    return study
+
+
+def _tiny_crops(folder: Path | None) -> Draw:
+    return _tiny_crop
+
+
+TINY_RECIPE = replace(
+    RECIPE,
+    make_network=lambda widths: UNet2d(widths or TINY),
+    phantom_crops=_tiny_crops,
+    pool=4,
+    epochs=3,
+)
 
 
 def _sample(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(seed)
-    image, truth = prepare(_tiny_phantom(rng), rng)
+    image, truth = prepare(_tiny_crop(rng), rng)
     return image[None], truth[None]
 
 
@@ -48,17 +81,17 @@ def test_samples_are_normalised_and_labelled() -> None:
     assert set(truth.unique().tolist()) == {0.0, 1.0}
 
 
-def test_stream_is_reproducible_and_reuses_phantoms() -> None:
+def test_stream_is_reproducible_and_reuses_crops() -> None:
     rendered = 0
 
-    def render(rng: np.random.Generator) -> Phantom:
+    def draw(rng: np.random.Generator) -> Case:
         nonlocal rendered
         rendered += 1
-        return _tiny_phantom(rng)
+        return _tiny_crop(rng)
 
     def take(seed: int) -> list[torch.Tensor]:
         options = StreamOptions(pool=4, reuse=3, seed=seed)
-        stream = iter(PhantomStream(render, prepare, options))
+        stream = iter(CropStream(draw, prepare, options))
         return [next(stream)[0] for _ in range(9)]
 
     one = take(1)
@@ -82,7 +115,8 @@ def test_loss_falls_on_samples_seen_again_and_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
     batch = _sample(3)
     options = LoopOptions(steps=30, warm_up=2, learning_rate=1e-2, folder=tmp_path)
-    result = run_loop(UNet2d(TINY), lambda first: cycle([batch]), options)
+    parts = Parts(network=UNet2d(TINY), loss=make_loss(), batches=lambda first: cycle([batch]))
+    result = run_loop(parts, options)
     assert len(result.losses) == 30
     assert result.losses[-1] < 0.7 * result.losses[0]
 
@@ -95,16 +129,17 @@ def test_interrupted_training_goes_on_as_if_it_was_not(tmp_path: Path) -> None:
             torch.manual_seed(0)
             network = UNet2d(TINY)
             # The schedule is that of the whole run: only the stream ends early.
-            options = LoopOptions(steps=6, warm_up=1, save_every=1, folder=folder)
+            options = LoopOptions(steps=6, warm_up=1, save_seconds=0, folder=folder)
 
             def rest(first: int, stop: int = stop) -> list[tuple[torch.Tensor, torch.Tensor]]:
                 return stream[first:stop]
 
+            parts = Parts(network=network, loss=make_loss(), batches=rest)
             if stop < 6:
-                with pytest.raises(RuntimeError, match="StopIteration"):
-                    run_loop(network, rest, options)
+                with pytest.raises(TrainingError, match="ended early"):
+                    run_loop(parts, options)
             else:
-                result = run_loop(network, rest, options)
+                result = run_loop(parts, options)
                 assert result.first_step == (stops[-2] if len(stops) > 1 else 0)
         return network
 
@@ -115,26 +150,29 @@ def test_interrupted_training_goes_on_as_if_it_was_not(tmp_path: Path) -> None:
 
 
 def test_training_writes_weights_report_and_resumes(tmp_path: Path) -> None:
-    first = train(TrainOptions(phantoms=2, batch_size=2, workers=0, out=tmp_path))
+    (first,) = train(
+        TINY_RECIPE, TrainOptions(phantoms=2, batch_size=2, workers=0, out=tmp_path)
+    ).runs
     assert (first.steps, first.resumed_from) == (3, 0)
-    second = train(TrainOptions(phantoms=3, batch_size=2, workers=0, out=tmp_path))
+    (second,) = train(
+        TINY_RECIPE, TrainOptions(phantoms=3, batch_size=2, workers=0, out=tmp_path)
+    ).runs
     assert (second.steps, second.resumed_from) == (4, 3)
     assert second.sha256 != first.sha256
     report = json.loads((tmp_path / REPORT_NAME).read_text())
-    assert report["sha256"] == second.sha256
-    network = load_network(second.weights, "cpu")
+    assert report["runs"][0]["sha256"] == second.sha256
+    network = load_weights(TINY_RECIPE, second.weights, "cpu")
     assert not network.training
-    assert second.weights.stat().st_size < 4_000_000
 
 
 def test_evaluation_reports_both_normalisations(tmp_path: Path) -> None:
     torch.manual_seed(0)
     export_weights(UNet2d(), tmp_path / "weights.safetensors")
     options = EvaluateOptions(phantoms=1, out=tmp_path, weights=tmp_path / "weights.safetensors")
-    report = evaluate(options)
-    assert set(report.figures) == {"interpatient", "intrapatient"}
-    assert 0 <= report.figures["interpatient"]["dice"].mean <= 1
-    assert report.seconds_per_slice > 0
+    report = evaluate(replace(RECIPE, phantom_study=_tiny_studies), options)
+    assert set(report.summaries) == {"interpatient", "intrapatient"}
+    assert 0 <= report.summaries["interpatient"]["skeleton"].figures["dice"].mean <= 1
+    assert report.seconds_per_slice["interpatient"] > 0
     written = json.loads((tmp_path / REPORT_NAME).read_text())
     assert written["data"].startswith("phantom data")
 
@@ -185,3 +223,33 @@ def test_spread_and_agreement_over_studies() -> None:
     assert agreement["bias_ml"] == pytest.approx(0.2)
     assert agreement["upper_ml"] == pytest.approx(0.2)
     assert agreement["r2"] == pytest.approx(1 - 3 * 0.04 / 0.32)
+
+
+def test_a_hospital_trains_its_own_pipeline_by_the_same_commands(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "threshold_bone"
+    shutil.copytree(PIPELINES / "threshold_bone", own)
+    (own / "training.py").write_text(
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from pipelines.ct_skeleton.training import RECIPE as OURS\n"
+        "from pipelines.networks.unet2d import UNet2d\n"
+        "RECIPE = replace(\n"
+        "    OURS, folder=Path(__file__).parent, make_network=lambda widths: UNet2d((4, 8, 8, 8, 8))\n"
+        ")\n",
+        encoding="utf-8",
+    )
+    entry = find_pipelines([tmp_path / "own"]).get("threshold_bone")
+    recipe = import_training(entry).RECIPE
+    few = TrainOptions(phantoms=2, steps=1, batch_size=2, workers=0, out=tmp_path / "run")
+    assert train(recipe, few).pipeline == "threshold_bone"
+
+
+def test_a_training_module_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "threshold_bone"
+    shutil.copytree(PIPELINES / "threshold_bone", own)
+    entry = find_pipelines([tmp_path / "own"]).get("threshold_bone")
+    with pytest.raises(ManifestError, match=r"training\.py is missing"):
+        import_training(entry)
+    (own / "training.py").write_text("1 / 0\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"training\.py: cannot be imported: ZeroDivisionError"):
+        import_training(entry)
