@@ -27,6 +27,14 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 UID = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))*$", max_length=64)]
 
 
+#: How `[pipelines] settings` are written.
+SETTINGS_EXAMPLE = """\
+# [[pipelines.settings.qct_femur]]
+# where = ["StationName = CT01", "KVP = 120"]
+# parameters = { calibration_slope = 0.82, calibration_intercept = -3.1, calibration_name = "CT01, 120 kV" }
+"""
+
+
 class _Section(BaseModel):
     # No infinity: a time without end cannot be added to a clock.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -110,12 +118,27 @@ class RoutingSection(_Section):
     )
 
 
+class SiteSetting(_Section):
+    """What one scanner, or one protocol, needs to be told: parameters of a pipeline for the series that fit."""
+
+    where: tuple[str, ...] = Field(
+        (), description="Clauses as in a rule, which all must hold; none: every series."
+    )
+    parameters: Mapping[str, Annotated[str | int | float | bool, Field(union_mode="smart")]] = (
+        Field(min_length=1, description="Parameters of the pipeline; a rule's own count over them.")
+    )
+
+
 class PipelinesSection(_Section):
     """Which pipelines there are."""
 
     folders: tuple[Path, ...] = Field(
         (),
         description="Folders that hold pipelines of your own, one folder each, besides those that ship.",
+    )
+    settings: Mapping[str, tuple[SiteSetting, ...]] = Field(
+        {},
+        description="Parameters by scanner, as [[pipelines.settings.NAME]]; the first whose clauses hold counts.",
     )
 
 
@@ -209,7 +232,9 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{source or 'environment'}: {_explain(error)}") from error
-    return config if source is None else _anchored(config, source.absolute().parent)
+    config = config if source is None else _anchored(config, source.absolute().parent)
+    _check_settings(config, source)
+    return config
 
 
 def example() -> str:
@@ -222,8 +247,29 @@ def example() -> str:
         section = cast(type[BaseModel], field.annotation)
         lines += ["", f"# {section.__doc__}", f"[{name}]"]
         for key, setting in section.model_fields.items():
-            lines += [f"# {setting.description}", f"{key} = {_toml(setting.default)}"]
+            lines += [f"# {setting.description}", *_example_of(key, setting.default)]
     return "\n".join(lines) + "\n"
+
+
+def _example_of(key: str, default: Any) -> list[str]:
+    if key == "settings":
+        # An empty table written out could not be added to.
+        return SETTINGS_EXAMPLE.splitlines()
+    return [f"{key} = {_toml(default)}"]
+
+
+def _check_settings(config: Config, source: Path | None) -> None:
+    """Hold the settings of pipelines against their manifests; whoever has none reads none."""
+    if not config.pipelines.settings:
+        return
+    # Not at the top: manifests are read for nothing else here, and the CLI answers at once without.
+    from node.sites import check_settings  # noqa: PLC0415
+    from pipelines.registry import find_pipelines  # noqa: PLC0415
+
+    try:
+        check_settings(config.pipelines.settings, find_pipelines(config.pipelines.folders))
+    except ConfigError as error:
+        raise ConfigError(f"{source or 'environment'}: {error}") from error
 
 
 def _anchored(config: Config, folder: Path) -> Config:
@@ -268,6 +314,10 @@ def _explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             places.append(f"{key}: no such setting (config.example.toml lists them all)")
+        elif item["type"] == "tuple_type":
+            places.append(
+                f'{key}: takes a list, as ["..."] (of tables: a heading in [[...]]), not {item["input"]!r}'
+            )
         else:
             places.append(f"{key}: {item['msg']}, not {item['input']!r}")
     return "; ".join(places)

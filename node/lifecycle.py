@@ -27,6 +27,7 @@ from node.config import Config
 from node.errors import PerformError
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
+from node.sites import site_parameters
 from pipelines.errors import PipelineError
 from pipelines.evidence.request import Installation
 from pipelines.registry import Registry
@@ -135,7 +136,8 @@ def _plan(parts: Parts, study: Study, rule: Rule, series: Series, now: datetime)
         study_instance_uid=series.study_instance_uid,
     )
     uids = tuple(sorted(instance.sop_instance_uid for instance in held))
-    parameters = manifest.merge(rule.parameters)
+    site = site_parameters(parts.config.pipelines.settings, manifest.name, series)
+    parameters = manifest.merge({**site, **rule.parameters})
     return Workitem(
         workitem_uid=derive_workitem_uid(
             parts.config.node.uid_root,

@@ -149,6 +149,11 @@ def decide(rule: Rule, series: Series, manifest: Manifest | None) -> Decision:
     )
 
 
+def holds(where: Sequence[str], series: Series) -> bool:
+    """Whether all clauses hold for a series."""
+    return all(_judge_text(text, series).holds for text in where)
+
+
 def role_of(manifest: Manifest, series: Series) -> str | None:
     """The input role this series can play."""
     for role, demand in manifest.inputs.items():

@@ -11,15 +11,19 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag
 
 from node.config import Config
+from node.header import read_header
+from node.sites import site_parameters
 from pipelines.errors import InputError
 from pipelines.evidence.request import Installation
 from pipelines.manifest import Manifest
 from pipelines.performing import Performed, PerformRequest, choose_device, perform
 from pipelines.registry import PipelineEntry, load_pipeline
 from pipelines.uids import derive_workitem_uid
-from storage.model import MeasurementRow, Parameters, utcnow
+from storage.model import MeasurementRow, Parameters, Series, utcnow
 
 _TAGS = ["SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription"]
 
@@ -46,6 +50,8 @@ def run_on_folder(
         As `pipelines.performing.perform`; also when the folder does not say which series is meant.
     """
     chosen = choose_inputs(entry.manifest, find_series(path))
+    site = _site_parameters(config, entry.manifest.name, next(iter(chosen.values())))
+    parameters = {**site, **parameters}
     loaded = load_pipeline(entry, choose_device(device))
     request = PerformRequest(
         workitem_uid=derive_workitem_uid(
@@ -66,6 +72,35 @@ def run_on_folder(
         ),
     )
     return perform(loaded, request)
+
+
+def _site_parameters(config: Config, pipeline: str, found: FoundSeries) -> Parameters:
+    """What `[pipelines] settings` say about a series of files; facts of receiving (`calling_ae`) are missing here."""
+    if not config.pipelines.settings.get(pipeline):
+        return {}
+    with next(iter(found.files.values())).open("rb") as file:
+        read_preamble(file, force=False)
+        meta = read_dataset(
+            file, is_implicit_VR=False, is_little_endian=True, stop_when=_beyond_file_meta
+        )
+        encoded = file.read()
+    now = utcnow()
+    parsed = read_header(str(meta.TransferSyntaxUID), encoded)
+    series = Series(
+        series_instance_uid=found.series_instance_uid,
+        study_instance_uid=parsed.study_instance_uid,
+        modality=found.modality,
+        instance_count=len(found.files),
+        first_received_at=now,
+        last_received_at=now,
+        header=parsed.header,
+        facts={"instances": len(found.files)},
+    )
+    return site_parameters(config.pipelines.settings, pipeline, series)
+
+
+def _beyond_file_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag.group != 0x0002  # PS3.10 7.1
 
 
 def find_series(path: Path) -> tuple[FoundSeries, ...]:

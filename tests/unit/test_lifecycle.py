@@ -12,7 +12,7 @@ import pytest
 from nodes import PIPELINES
 
 from node import lifecycle
-from node.config import Config
+from node.config import Config, PipelinesSection
 from node.errors import PerformError
 from node.lifecycle import Parts, backoff
 from node.scu import Outcome, SendItem, SendStatus, classify, describe
@@ -219,6 +219,29 @@ def test_two_rules_on_the_same_run_make_one_workitem(parts: Parts) -> None:
     assert workitem.priority == 90
     decided = studies.decisions(parts.index, STUDY)
     assert {decision.workitem_uid for decision in decided} == {workitem.workitem_uid}
+
+
+@pytest.mark.parametrize(
+    ("where", "of_rule", "threshold"),
+    [
+        ("calling_ae = CT1", {}, 300.0),
+        ("calling_ae = CT2", {}, 200.0),
+        ("calling_ae = CT1", {"threshold_hu": 400.0}, 400.0),
+    ],
+)
+def test_settings_of_the_scanner_are_parameters_and_a_rule_s_count_over_them(
+    parts: Parts, where: str, of_rule: dict[str, float], threshold: float
+) -> None:
+    add_rule(parts, "r")
+    rule = rules.get(parts.index, "r")
+    rules.edit(parts.index, replace(rule, parameters=of_rule), actor="test")
+    receive(parts, 1)
+    receive(parts, 2)
+    setting = {"where": [where], "parameters": {"threshold_hu": 300.0}}
+    pipelines = PipelinesSection.model_validate({"settings": {"threshold_bone": [setting]}})
+    config = parts.config.model_copy(update={"pipelines": pipelines})
+    evaluate(replace(parts, config=config))
+    assert only_workitem(parts).parameters == {"threshold_hu": threshold}
 
 
 def test_a_series_that_did_not_change_is_not_run_again(parts: Parts) -> None:
