@@ -7,6 +7,7 @@ archive and an index of its own.
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import socket
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import highdicom as hd
 import numpy as np
@@ -30,7 +32,7 @@ from node.scu import Outcome, send_paths
 from node.service import Service
 from pipelines.evidence.overlay import overlay_picture
 from pipelines.manifest import Manifest
-from pipelines.registry import find_pipelines
+from pipelines.registry import BUILT_IN, PipelineEntry, find_pipelines
 from pipelines.result import AnalysisResult, Segment
 from pipelines.series import read_series
 from pipelines.training.phantoms.dicom import write_ct_series
@@ -61,6 +63,8 @@ PACS = "DEMOPACS"
 QUIET_S = 2.0
 #: Seconds the demo waits beyond the pipeline's own limit.
 PATIENCE_S = 120.0
+#: A pipeline's `phantoms.py` may have a function of this name: seed -> a CT volume that suits it.
+DEMO_STUDY = "demo_study"
 _SEED = 1
 _LOCAL = "127.0.0.1"
 
@@ -103,7 +107,7 @@ def demo(
     Parameters
     ----------
     base
-        Where pipelines of one's own lie; all other settings are the demo's.
+        Where pipelines of one's own lie and what scanners need; all other settings are the demo's.
     study
         Folder of DICOM files; a computed phantom when None.
     pipeline
@@ -116,10 +120,11 @@ def demo(
     NodeError, PipelineError, StorageError
         With what to do about it.
     """
-    manifest = find_pipelines(base.pipelines.folders).get(pipeline).manifest
+    entry = find_pipelines(base.pipelines.folders).get(pipeline)
+    manifest = entry.manifest
     folder = out / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    files = _study_files(study, folder, on_step)
+    files = _study_files(study, entry, folder, on_step)
     with ExitStack() as stack:
         pacs = _start_pacs(folder, stack)
         config = _configure(folder, base)
@@ -149,12 +154,23 @@ def demo(
 # -- the parts ------------------------------------------------------------------------------------
 
 
-def _study_files(study: Path | None, folder: Path, on_step: Callable[[Step], None]) -> list[Path]:
+def _study_files(
+    study: Path | None, entry: PipelineEntry, folder: Path, on_step: Callable[[Step], None]
+) -> list[Path]:
     if study is not None:
         return [study]
     on_step(Step(what="computing a phantom CT"))
-    phantom = procedural_phantom(ProceduralOptions(), seed=_SEED)
-    return write_ct_series(phantom.image, folder / "study", seed=_SEED)
+    return write_ct_series(_demo_image(entry), folder / "study", seed=_SEED)
+
+
+def _demo_image(entry: PipelineEntry) -> hd.Volume:
+    """The pipeline's own demo study where it has one, else an abdomen and pelvis."""
+    name = f"pipelines.{entry.manifest.name}.phantoms"
+    if entry.folder.parent == BUILT_IN and (entry.folder / "phantoms.py").is_file():
+        own = getattr(importlib.import_module(name), DEMO_STUDY, None)
+        if own is not None:
+            return cast(hd.Volume, own(_SEED))
+    return procedural_phantom(ProceduralOptions(), seed=_SEED).image
 
 
 def _configure(folder: Path, base: Config) -> Config:
@@ -163,10 +179,23 @@ def _configure(folder: Path, base: Config) -> Config:
     own = json.dumps([str(one.absolute()) for one in base.pipelines.folders])
     path.write_text(
         f'[node]\nhost = "{_LOCAL}"\nport = {_port(11112)}\n\n'
-        f"[routing]\nquiet_s = {QUIET_S}\n\n[pipelines]\nfolders = {own}\n",
+        f"[routing]\nquiet_s = {QUIET_S}\n\n[pipelines]\nfolders = {own}\n{_settings(base)}",
         encoding="utf-8",
     )
     return load(path)
+
+
+def _settings(base: Config) -> str:
+    """The site's settings by scanner as TOML, of which JSON's texts, numbers and lists are a part."""
+    tables = []
+    for name, entries in base.pipelines.settings.items():
+        for entry in entries:
+            values = ", ".join(f"{key} = {json.dumps(v)}" for key, v in entry.parameters.items())
+            where = json.dumps(entry.where)
+            tables.append(
+                f"\n[[pipelines.settings.{name}]]\nwhere = {where}\nparameters = {{ {values} }}\n"
+            )
+    return "".join(tables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hips
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.request import EvidenceRequest
 from pipelines.manifest import CodeSpec
+from pipelines.qct_femur.pipeline import run
+from pipelines.result import SourceSeries
 from pipelines.series import read_series
-from pipelines.training.phantoms.dicom import SeriesOptions
+from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
 
 #: From PyPI (extra `dev`), beside the interpreter.
 SEGIMAGE2ITKIMAGE = Path(sys.executable).with_name("segimage2itkimage")
@@ -84,6 +87,25 @@ def test_dciodvfy_finds_no_error_on_the_real_ct(tmp_path: Path, shared_data: Pat
     result = volumes.make_result(source, specs, labels)
     for path in _write(tmp_path, volumes.make_request(source, specs=specs, result=result)).values():
         assert _errors(path) == []
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize(
+    ("orientation", "sides", "slope"), [("HPL", [1, 2], 0.8), ("FAL", [1], 0.0)]
+)
+def test_dciodvfy_finds_no_error_in_evidence_of_qct_femur(
+    tmp_path: Path, orientation: str, sides: list[int], slope: float
+) -> None:
+    """Private codes and their units, sides, and a side that is said not to be seen."""
+    volume = hips.scene(hips.grid(orientation=orientation), sides=sides)
+    source = SourceSeries(volume=volume, datasets=tuple(ct_series(volume, seed=3)))
+    parameters = {**hips.PARAMETERS, "calibration_slope": slope}
+    result = run(hips.model_that_sees_density(), {"ct": source}, parameters)
+    request = volumes.make_request(
+        source, result=result, manifest=hips.MANIFEST, parameters=parameters
+    )
+    paths = _write(tmp_path, request)
+    assert {kind: _errors(path) for kind, path in paths.items()} == {"SEG": [], "SR": []}
 
 
 @pytest.mark.parametrize("reverse", [False, True])

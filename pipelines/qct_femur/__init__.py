@@ -1,0 +1,1 @@
+"""Proximal femur segmentation and density in CT by a 3D V-Net."""
