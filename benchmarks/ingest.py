@@ -231,7 +231,7 @@ def _node(folder: Path, port: int) -> list[str]:
 
 
 def _count_node(folder: Path) -> int:
-    from sqlalchemy import create_engine, text  # noqa: PLC0415
+    from sqlalchemy import create_engine, text
 
     files = sum(1 for _ in (folder / "data" / "archive").rglob("*.dcm"))
     with create_engine(f"sqlite:///{folder / 'data' / 'index.sqlite'}").connect() as connection:
