@@ -47,6 +47,7 @@ class Listener:
     archive: Archive
     index: Index
     port: int
+    stop: Callable[[float], None] = lambda grace_s: None
     news: list[float] = field(default_factory=list)
 
     def events(self, kind: str) -> tuple[Event, ...]:
@@ -86,6 +87,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             on_news=lambda: listener.news.append(time.time()),
         )
         scp.start()
+        listener.stop = scp.stop
         running.append((scp, listener.index))
         return listener
 
@@ -594,3 +596,13 @@ def test_receiving_needs_no_network_library_of_the_models() -> None:
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.stdout.strip() == "set()"
+
+
+def test_stopping_hangs_up_on_a_connection_that_never_asked(start: Start) -> None:
+    """There is no association to abort yet (PS3.8 9.2.3, Sta2): pynetdicom's thread would die of it, loudly."""
+    listener = start()
+    with socket.create_connection(("127.0.0.1", listener.port)) as silent:
+        time.sleep(0.3)
+        listener.stop(0.0)
+        silent.settimeout(10)
+        assert silent.recv(1) == b""
