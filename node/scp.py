@@ -6,6 +6,8 @@ becomes of an instance is `node.receiving`'s; how bytes get here is `node.transp
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections import Counter
@@ -158,7 +160,7 @@ class Scp:
         while self._tallies and time.monotonic() < deadline:
             time.sleep(0.02)
         for assoc in list(self._tallies):
-            assoc.abort()
+            _hang_up(assoc)
         _log.info("stopped_listening")
 
     def __enter__(self) -> Scp:
@@ -249,6 +251,21 @@ def start_scp(
     scp = Scp(config, archive, index, on_news=on_news)
     scp.start()
     return scp
+
+
+def _hang_up(assoc: Association) -> None:
+    """Abort an association; a connection on which none was asked for yet is closed.
+
+    PS3.8 Table 9-10: Sta2, awaiting the A-ASSOCIATE-RQ, knows no A-ABORT request.
+    """
+    if assoc.requestor.primitive is not None:
+        assoc.abort()
+        return
+    transport = assoc.dul.socket
+    connection = transport.socket if transport is not None else None
+    if connection is not None:
+        with contextlib.suppress(OSError):  # the peer was faster
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _request(assoc: Association) -> A_ASSOCIATE:

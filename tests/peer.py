@@ -10,6 +10,7 @@ It can be told to refuse (`status = 0xA700`), to hang up in the middle (`abort_a
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -90,7 +91,15 @@ class Pacs:
         """Be dead: associations aborted, port closed."""
         if self._server is not None:
             ae, self._server = self._server.ae, None
-            ae.shutdown()
+            for assoc in ae.active_associations:
+                # On a connection just made there is nothing to abort yet, and pynetdicom's thread would die of it.
+                if assoc.requestor.primitive is None:
+                    with contextlib.suppress(OSError, AttributeError):
+                        assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+                else:
+                    assoc.abort()
+            for server in ae._servers[:]:
+                server.shutdown()
 
     def __enter__(self) -> Pacs:
         return self.start()
