@@ -1,6 +1,7 @@
 """Phantoms: that the truth is exact, and that the physics is what it says it is."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import highdicom as hd
 import numpy as np
@@ -265,6 +266,51 @@ def _water(noise_hu: float, thickness: float) -> np.ndarray:
     scene = Scene(body=Water(), appearance=look, scanner=_scanner(noise_hu=noise_hu))
     made = acquire(scene, grid, np.random.default_rng(1))
     return ct_phantom(made).image.array[0, 60:140, 60:140].astype(float)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Bone between two heights, mm, of which the upper rises along x; muscle above and below."""
+
+    lower: float
+    upper: float
+    slope: float = 0.0
+    names: Mapping[int, str] = field(default_factory=dict)
+    patient: Patient = field(default_factory=lambda: _patient(phase=Phase.NATIVE))
+    middle: tuple[float, float] = (0.0, 0.0)
+
+    def cut(self, geometry: hd.VolumeGeometry, index: float) -> Cut:
+        _, rows, columns = geometry.spatial_shape
+        x = geometry.affine[0, 3] + geometry.affine[0, 2] * np.arange(columns)
+        height = geometry.affine[2, 3] + geometry.affine[2, 0] * index
+        inside = (self.lower < height) & (height < self.upper + self.slope * x)
+        return _block(np.where(np.broadcast_to(inside, (rows, columns)), 5.0, -5.0))
+
+
+@pytest.mark.parametrize("thickness", [2.5, 3.0, 3.5, 4.0, 5.0, 8.0])
+def test_the_truth_of_a_slice_is_bone_where_at_least_half_of_it_is(thickness: float) -> None:
+    geometry = hd.VolumeGeometry.from_components(
+        (1, 9, 41),
+        spacing=(thickness, 1.0, 1.0),
+        coordinate_system="PATIENT",
+        center_position=(0, 0, 0),
+        patient_orientation="FPL",
+    )
+    x = np.arange(41) - 20
+    nowhere = np.zeros(41, bool)
+    third = thickness / 3
+    for layer, expected in (
+        (_Layer(-99, 0, 0.3 * thickness), x > 0),
+        (_Layer(-0.15, 0.15), nowhere),
+        (_Layer(third / 2, 99), nowhere),
+        (_Layer(-third / 2, 99), ~nowhere),
+    ):
+        look = draw_appearance(np.random.default_rng(0), _patient())
+        scene = Scene(body=layer, appearance=look, scanner=_scanner(noise_hu=0.0))
+        grid = Grid(geometry=geometry, thickness_mm=thickness)
+        phantom = ct_phantom(acquire(scene, grid, np.random.default_rng(1)))
+        found = phantom.tissues.array[0, 4] == Tissue.SPINE
+        np.testing.assert_array_equal(found[x != 0], expected[x != 0])
 
 
 def test_noise_has_the_level_and_the_spectrum_of_filtered_back_projection() -> None:
