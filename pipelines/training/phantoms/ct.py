@@ -11,7 +11,7 @@ from pipelines.training.phantoms.acquisition import Acquisition
 from pipelines.training.phantoms.attenuation import attenuation
 from pipelines.training.phantoms.inserts import paint_inserts
 from pipelines.training.phantoms.kernel import coloured, filtered
-from pipelines.training.phantoms.tissues import Cut, Phantom, Tissue
+from pipelines.training.phantoms.tissues import FIRST_BONE, Cut, Phantom, Tissue
 
 Floats = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def _slice(
 def _ideal_slice(
     acquisition: Acquisition, index: int
 ) -> tuple[Floats, NDArray[np.uint8], NDArray[np.uint8]]:
-    """Average thin planes; the truth is that of the plane which most agree with."""
+    """Average thin planes; the truth is what most of them agree on."""
     grid, look = acquisition.grid, acquisition.scene.appearance
     geometry, count = grid.geometry, grid.subslices
     pixel = float(geometry.spacing[1])
@@ -95,14 +95,20 @@ def _ideal_slice(
 
 
 def _agreed(planes: list[Cut]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return tissues and structures: bone where most planes have it, then what most of those planes have."""
     middle = planes[len(planes) // 2]
-    if len(planes) == 1:
-        return middle.tissues, middle.structures
-    codes = [one.tissues.astype(np.uint16) * 256 + one.structures for one in planes]
-    votes = np.stack([np.sum([code == other for other in codes], axis=0) for code in codes])
-    votes[len(planes) // 2] = 2 * votes[len(planes) // 2] + 1  # ties go to the middle
-    best = np.stack(codes)[votes.argmax(axis=0), *np.indices(middle.tissues.shape)]
-    return (best // 256).astype(np.uint8), (best % 256).astype(np.uint8)
+    tissues, structures = middle.tissues.copy(), middle.structures.copy()
+    codes = np.stack([one.tissues.astype(np.uint16) * 256 + one.structures for one in planes])
+    differ = (codes != codes[0]).any(axis=0)
+    codes = codes[:, differ]
+    bone = codes // 256 >= FIRST_BONE
+    most = 2 * bone.sum(axis=0) > len(planes)
+    votes = np.sum(codes[:, None] == codes[None], axis=1) * (bone == most)
+    # Of as many votes, those of the plane nearest to the middle count.
+    votes = votes * len(planes) - np.abs(np.arange(len(planes)) - len(planes) // 2)[:, None]
+    best = np.take_along_axis(codes, votes.argmax(axis=0)[None], axis=0)[0]
+    tissues[differ], structures[differ] = best // 256, best % 256
+    return tissues, structures
 
 
 def _artefacts_at(acquisition: Acquisition, height: float) -> tuple[Floats, Floats]:
