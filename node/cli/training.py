@@ -50,6 +50,13 @@ def train(
         typer.Option(min=1, help="Phantoms rendered in all; the recipe's when not given."),
     ] = None,
     atlas: Atlas = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder in which all phantoms are drawn once, before learning; runs may share it.",
+        ),
+    ] = None,
     epochs: Annotated[
         list[int] | None,
         typer.Option(min=1, help="How often each phantom or crop is seen; repeat it for a sweep."),
@@ -84,6 +91,13 @@ def train(
     ] = 0.999,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples.")] = 1,
     device: Device = "",
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Compile the network (on a CPU needs g++), and use half precision where a CPU has it.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same run.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -99,6 +113,7 @@ def train(
 
     _demand_one_of(data=data, phantoms=phantoms)
     _demand_one_of(data=data, atlas=atlas)
+    _demand_one_of(data=data, cache=cache)
     _demand_one_of(epochs=epochs, steps=steps, minutes=minutes)
     make_folder(out)
     options = TrainOptions(
@@ -106,6 +121,7 @@ def train(
         data=data,
         phantoms=phantoms,
         atlas=atlas,
+        cache=cache,
         epochs=tuple(epochs or ()),
         steps=steps,
         minutes=minutes,
@@ -122,6 +138,7 @@ def train(
         average=average,
         workers=workers,
         device=choose_device(device),
+        fast=fast,
         seed=seed,
     )
     report = train_recipe(_recipe_of(ctx, name)[1], options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ _log = structlog.get_logger(__name__)
 
 _LARGEST_GRADIENT = 5.0
 _LAST_RATE = 0.01
+_STEPS_BETWEEN_LOOKS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +38,12 @@ class LoopOptions:
     weight_decay: float = 1e-4
     warm_up: int = 50  #: steps until the full learning rate
     save_seconds: float = 60.0  #: between two checkpoints
-    validate_every: int = 500  #: steps between two looks at the validation samples
+    looks: int = (
+        20  #: at the validation samples, evenly over the run; none within 50 steps of another
+    )
     average: float = 0.999  #: decay of the moving average of the weights; 0: none
     device: str = "cpu"
+    fast: bool = False  #: compile the network; half precision also on a CPU that has it
     folder: Path  #: where the checkpoint lies; one that is there is resumed from
 
 
@@ -83,11 +89,17 @@ class _State:
     """What changes from step to step, and what a checkpoint holds."""
 
     network: nn.Module
+    forward: Callable[
+        [torch.Tensor], torch.Tensor
+    ]  #: the network, compiled where that was asked for
+    precision: torch.dtype | None  #: of products; None: of the weights
     average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
+    looked_done: float = 0.0
+    looked_step: int = 0
     best_step: int = 0
     best_loss: float = math.inf
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -151,7 +163,7 @@ def _begin(network: nn.Module, device: torch.device, options: LoopOptions) -> _S
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
-    half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    precision = _precision(device, options)
     average = None
     if options.average:
 
@@ -165,10 +177,30 @@ def _begin(network: nn.Module, device: torch.device, options: LoopOptions) -> _S
         average = AveragedModel(network, avg_fn=toward)
     return _State(
         network=network,
+        forward=_compiled(network, device) if options.fast else network,
+        precision=precision,
         average=average,
         optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=half),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision is torch.float16),
     )
+
+
+def _compiled(network: nn.Module, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise TrainingError(
+            "A network is compiled by a C++ compiler, and there is none: install g++, or leave out --fast.",
+            code="training-no-compiler",
+        )
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network)
+    return compiled
+
+
+def _precision(device: torch.device, options: LoopOptions) -> torch.dtype | None:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Without the instructions, bfloat16 is emulated, and slower than single precision.
+    has_instructions = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if options.fast and has_instructions else None
 
 
 def _stream(parts: Parts, state: _State, options: LoopOptions) -> Iterator[Sample]:
@@ -201,10 +233,9 @@ def _set_rate(state: _State, options: LoopOptions) -> float:
 
 def _learn(state: _State, loss_of: Loss, image: torch.Tensor, truth: torch.Tensor) -> float:
     """One step; returns the loss."""
-    half = torch.float16 if state.scaler.is_enabled() else torch.bfloat16
     state.network.train()
-    with torch.autocast(image.device.type, half, enabled=image.device.type == "cuda"):
-        logits = state.network(image)
+    with torch.autocast(image.device.type, state.precision, enabled=state.precision is not None):
+        logits = state.forward(image)
     loss = loss_of(logits.float(), truth)
     value = float(loss.detach())
     if not math.isfinite(value):
@@ -227,8 +258,11 @@ def _learn(state: _State, loss_of: Loss, image: torch.Tensor, truth: torch.Tenso
 
 def _look(state: _State, parts: Parts, options: LoopOptions, *, ended: bool) -> float | None:
     """Loss on the validation samples when it is time; the best weights are kept."""
-    if parts.validate is None or not (ended or state.step % options.validate_every == 0):
+    due = _done(state, options) >= state.looked_done + 1 / options.looks
+    due = due and state.step >= state.looked_step + _STEPS_BETWEEN_LOOKS
+    if parts.validate is None or not (due or ended):
         return None
+    state.looked_done, state.looked_step = _done(state, options), state.step
     network = _current(state)
     was, loss = network.training, parts.validate(network.eval())
     network.train(was)
@@ -282,6 +316,7 @@ def _resume(state: _State, options: LoopOptions) -> None:
         state.best_step, state.best_loss = best["step"], best["loss"]
         state.best_weights = best["weights"]
         state.step, state.seconds = saved["step"], saved["seconds"]
+        state.looked_done, state.looked_step = _done(state, options), state.step
     except (KeyError, RuntimeError, ValueError) as error:
         raise TrainingError(
             f"{path} is of another network or of other options; choose another --out, or remove the file to begin "

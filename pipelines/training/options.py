@@ -25,6 +25,9 @@ class TrainOptions:
     data: Path | None = None  #: folder of own labelled studies; None: phantoms
     phantoms: int | None = None  #: phantoms rendered in all
     atlas: Path | None = None  #: folder of label maps; None: procedural bodies
+    cache: Path | None = (
+        None  #: folder of phantoms drawn before learning begins; None: drawn meanwhile
+    )
     epochs: tuple[int, ...] = ()  #: how often each phantom or crop is seen; several: a sweep
     steps: int | None = None  #: instead of epochs
     minutes: float | None = None  #: instead of epochs
@@ -41,6 +44,7 @@ class TrainOptions:
     average: float = 0.999  #: decay of the moving average of the weights; 0: none
     workers: int = 1
     device: str = "cpu"
+    fast: bool = False  #: compile the network; half precision also on a CPU that has it
     seed: int = 0
 
 

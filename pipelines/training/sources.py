@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pipelines.errors import TrainingError
 from pipelines.manifest import read_manifest
+from pipelines.training.cache import CropCache
 from pipelines.training.case import Case
 from pipelines.training.data.dataset import (
     CaseCrops,
@@ -111,7 +112,13 @@ def own_source(recipe: Recipe, own: OwnData, run: Run) -> Source:
 
 def phantom_source(recipe: Recipe, options: TrainOptions, run: Run) -> Source:
     """Return phantoms as what a run learns from."""
-    draw = from_atlas(recipe.phantom_crops, options.atlas)
+    draw = draw_validation = from_atlas(recipe.phantom_crops, options.atlas)
+    crops, reuse = options.phantoms or recipe.phantoms, run.epochs
+    identity = {"atlas": _hashes(options.atlas)}
+    if options.cache is not None:
+        cache = CropCache(folder=options.cache, crops=crops, seed=options.seed)
+        cache.fill(draw, {"pipeline": recipe.pipeline, **identity}, workers=options.workers)
+        draw, draw_validation, reuse = cache.draw, cache.draw_validation, 1
     seeds = [_STUDY_SEED + 1000 * (run.fold or 0) + number for number in range(options.studies)]
 
     def studies() -> Iterable[Case]:
@@ -122,12 +129,12 @@ def phantom_source(recipe: Recipe, options: TrainOptions, run: Run) -> Source:
     return Source(
         description=f"phantom data: random patients made of {bodies}",
         draw=draw,
-        draw_validation=draw,
-        crops=options.phantoms or recipe.phantoms,
-        reuse=run.epochs,
+        draw_validation=draw_validation,
+        crops=crops,
+        reuse=reuse,
         studies=studies,
         study_count=len(seeds),
-        identity={"atlas": _hashes(options.atlas)},
+        identity=identity,
     )
 
 

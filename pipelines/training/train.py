@@ -32,11 +32,10 @@ from pipelines.training.sources import Source, open_own_data, own_source, phanto
 from pipelines.training.stream import CropStream, StreamOptions, batches
 from pipelines.training.sweep import cross_validation_of, read_done, sweep_of, write_done
 
-_VALIDATION_BATCHES = 4
+#: Fewer, and the choice of the best weights is a matter of luck.
+_VALIDATION_SAMPLES = 64
 #: Told apart from the seeds of training.
 _VALIDATION_SEED = 7_919
-#: Looks at the validation samples in a run, and the fewest steps between two.
-_LOOKS, _STEPS_BETWEEN_LOOKS = 20, 50
 
 
 def train(recipe: Recipe, options: TrainOptions) -> TrainReport:
@@ -159,9 +158,9 @@ def _loop_options(recipe: Recipe, source: Source, run: Run, options: TrainOption
         minutes=options.minutes,
         learning_rate=options.learning_rate or recipe.learning_rate,
         weight_decay=recipe.weight_decay,
-        validate_every=max(_STEPS_BETWEEN_LOOKS, (steps or 0) // _LOOKS),
         average=options.average,
         device=options.device,
+        fast=options.fast,
         folder=options.out / run.name,
     )
 
@@ -188,7 +187,8 @@ def _validation(
     how = StreamOptions(pool=1, reuse=1, seed=(_VALIDATION_SEED, run.seed, run.fold or 0))
     stream = iter(CropStream(source.draw_validation, recipe.prepare, how))
     # Rendering takes its time: it is shown.
-    shown = counted(range(_VALIDATION_BATCHES), "drawing validation samples", _VALIDATION_BATCHES)
+    count = max(1, _VALIDATION_SAMPLES // size)
+    shown = counted(range(count), "drawing validation samples", count)
     samples = [list(islice(stream, size)) for _ in shown]
     fixed = [
         (torch.stack([image for image, _ in batch]), torch.stack([truth for _, truth in batch]))

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from pipelines.training.checkpoint import CHECKPOINT
 from pipelines.training.data.reference import CaseRef
 from pipelines.training.evaluate import evaluate
 from pipelines.training.export import export_weights, load_weights, read_widths
-from pipelines.training.options import EvaluateOptions, TrainOptions, TrainReport
+from pipelines.training.options import EvaluateOptions, TrainOptions, TrainReport, plain
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
 from pipelines.training.phantoms.tissues import skeleton_of
 from pipelines.training.recipe import Recipe, Widths
@@ -132,8 +133,8 @@ def test_training_starts_from_weights_that_are_given(tmp_path: Path) -> None:
     (run,) = train(
         TINY_RECIPE, _options(tmp_path / "out", steps=1, learning_rate=1e-7, init=init)
     ).runs
-    found = load_weights(TINY_RECIPE, run.weights, "cpu").state_dict()
-    for name, value in network.state_dict().items():
+    found = dict(load_weights(TINY_RECIPE, run.weights, "cpu").named_parameters())
+    for name, value in network.named_parameters():
         torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3)
     export_weights(UNet2d((4, 4, 4, 4, 4)), init)
     with pytest.raises(
@@ -143,6 +144,27 @@ def test_training_starts_from_weights_that_are_given(tmp_path: Path) -> None:
     init.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
         read_widths(init)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="--fast compiles with g++")
+def test_a_fast_run_on_crops_drawn_before_learns_and_resumes(tmp_path: Path) -> None:
+    options = _options(tmp_path / "out", cache=tmp_path / "cache", phantoms=3, fast=True, steps=8)
+    (run,) = train(TINY_RECIPE, replace(options, steps=4)).runs
+    assert len(list((tmp_path / "cache").glob("crop-*.npz"))) == 3
+    drawn = [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").iterdir())]
+    (more,) = train(TINY_RECIPE, options).runs
+    assert (more.resumed_from, more.steps) == (4, 8)
+    assert more.last_loss < run.first_loss
+    assert drawn == [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").iterdir())]
+
+
+def test_a_fast_run_without_a_compiler_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(TrainingError, match=r"install g\+\+, or leave out --fast"):
+        train(TINY_RECIPE, _options(tmp_path / "out", fast=True))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
@@ -290,7 +312,7 @@ def test_own_data_is_cross_validated_and_done_once(own: Path, tmp_path: Path) ->
     (alone,) = train(TINY_RECIPE, replace(options, fold=1)).runs
     report = train(TINY_RECIPE, options)
     assert [run.run.name for run in report.runs] == ["fold_0", "fold_1"]
-    assert report.runs[1] == alone
+    assert plain(report.runs[1]) == plain(alone)  # a figure that is no number equals none
     assert report.data == "own data: 5 studies of 5 patients (NIfTI)"
     validated = [record.case for run in report.runs for record in run.records]
     assert len(set(validated)) == 4

@@ -1,0 +1,80 @@
+"""Crops that are drawn once: the same whoever draws them, and never both learned from and looked at."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+
+from pipelines.errors import TrainingError
+from pipelines.training.cache import CropCache
+from pipelines.training.case import Case
+
+IDENTITY = {"pipeline": "some", "atlas": {"body.nii.gz": "0123"}}
+
+
+def _draw(rng: np.random.Generator) -> Case:
+    image = rng.integers(-1000, 1000, (2, 8, 8)).astype(np.int16)
+    affine = np.diag([1.0, 0.5, 0.5, 1.0])
+    volume = hd.Volume(array=image, affine=affine, coordinate_system="PATIENT")
+    labels = volume.with_array((image > 0).astype(np.uint8))
+    return Case(name="drawn", image=volume, labels=labels, group="female")
+
+
+def _pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.npz")}
+
+
+def test_what_is_read_is_what_was_drawn(tmp_path: Path) -> None:
+    cache = CropCache(folder=tmp_path, crops=3, seed=5)
+    cache.fill(_draw, IDENTITY, workers=0)
+    drawn = _draw(np.random.default_rng([5, 0]))
+    read = cache.draw_validation(np.random.default_rng(1))
+    assert np.array_equal(read.image.array, drawn.image.array)
+    assert np.array_equal(read.labels.array, drawn.labels.array)
+    assert np.array_equal(read.image.affine, drawn.image.affine)
+    assert (read.image.array.dtype, read.labels.array.dtype) == (np.int16, np.uint8)
+    assert read.group == "female"
+
+
+def test_several_processes_draw_the_same_and_a_cache_goes_on_where_it_was(tmp_path: Path) -> None:
+    CropCache(folder=tmp_path / "one", crops=6).fill(_draw, IDENTITY, workers=0)
+    CropCache(folder=tmp_path / "two", crops=2).fill(_draw, IDENTITY, workers=0)
+    before = (tmp_path / "two" / "crop-000000.npz").stat().st_mtime_ns
+    CropCache(folder=tmp_path / "two", crops=6).fill(_draw, IDENTITY, workers=2)
+    assert (tmp_path / "two" / "crop-000000.npz").stat().st_mtime_ns == before
+    assert len(_pictures(tmp_path / "one")) == 6
+    assert _pictures(tmp_path / "one").keys() == _pictures(tmp_path / "two").keys()
+    for name in _pictures(tmp_path / "one"):
+        with np.load(tmp_path / "one" / name) as one, np.load(tmp_path / "two" / name) as two:
+            assert np.array_equal(one["image"], two["image"])
+
+
+@pytest.mark.parametrize("crops", [2, 20, 21, 45])
+def test_no_crop_is_both_learned_from_and_looked_at(tmp_path: Path, crops: int) -> None:
+    cache = CropCache(folder=tmp_path, crops=crops)
+    cache.fill(_draw, IDENTITY, workers=0)
+    rng = np.random.default_rng(0)
+    learned = {cache.draw(rng).name for _ in range(40 * crops)}
+    looked_at = {cache.draw_validation(rng).name for _ in range(40 * crops)}
+    assert not learned & looked_at
+    assert len(learned) + len(looked_at) == crops
+
+
+def test_a_folder_of_other_crops_is_refused(tmp_path: Path) -> None:
+    CropCache(folder=tmp_path, crops=2).fill(_draw, IDENTITY, workers=0)
+    with pytest.raises(TrainingError, match="another --cache"):
+        CropCache(folder=tmp_path, crops=2, seed=1).fill(_draw, IDENTITY, workers=0)
+    with pytest.raises(TrainingError, match="more --phantoms"):
+        CropCache(folder=tmp_path, crops=1).fill(_draw, IDENTITY, workers=0)
+
+
+def test_a_file_that_is_no_crop_is_named(tmp_path: Path) -> None:
+    cache = CropCache(folder=tmp_path, crops=2)
+    cache.fill(_draw, IDENTITY, workers=0)
+    shutil.copy(tmp_path / "cache.json", tmp_path / "crop-000000.npz")
+    with pytest.raises(TrainingError, match=r"crop-000000\.npz is no crop"):
+        cache.draw_validation(np.random.default_rng(0))
