@@ -141,7 +141,12 @@ def train(
         fast=fast,
         seed=seed,
     )
-    report = train_recipe(_recipe_of(ctx, name)[1], options)
+    recipe = _recipe_of(ctx, name)[1]
+    try:
+        report = train_recipe(recipe, options)
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. The same command goes on from the checkpoint in {out}.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         show_json(plain(report))
         return

@@ -110,8 +110,8 @@ def own_source(recipe: Recipe, own: OwnData, run: Run) -> Source:
     )
 
 
-def phantom_source(recipe: Recipe, options: TrainOptions, run: Run) -> Source:
-    """Return phantoms as what a run learns from."""
+def phantom_source(recipe: Recipe, options: TrainOptions, run: Run, *, compared: bool) -> Source:
+    """Return phantoms as what a run learns from; `compared`: on whole studies, with other runs."""
     draw = draw_validation = from_atlas(recipe.phantom_crops, options.atlas)
     crops, reuse = options.phantoms or recipe.phantoms, run.epochs
     identity = {"atlas": _hashes(options.atlas)}
@@ -121,9 +121,11 @@ def phantom_source(recipe: Recipe, options: TrainOptions, run: Run) -> Source:
         draw, draw_validation, reuse = cache.draw, cache.draw_validation, 1
     seeds = [_STUDY_SEED + 1000 * (run.fold or 0) + number for number in range(options.studies)]
 
+    # Before learning: what is missing for the comparison shall not be found out after it.
+    study = from_atlas(recipe.phantom_study, options.atlas) if compared else None
+
     def studies() -> Iterable[Case]:
-        study = from_atlas(recipe.phantom_study, options.atlas)
-        return (study(seed) for seed in seeds)
+        return (study(seed) for seed in seeds) if study else ()
 
     bodies = "label maps" if options.atlas else "procedural bodies"
     return Source(
@@ -133,7 +135,7 @@ def phantom_source(recipe: Recipe, options: TrainOptions, run: Run) -> Source:
         crops=crops,
         reuse=reuse,
         studies=studies,
-        study_count=len(seeds),
+        study_count=len(seeds) if compared else 0,
         identity=identity,
     )
 

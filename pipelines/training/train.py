@@ -58,13 +58,17 @@ def train(recipe: Recipe, options: TrainOptions) -> TrainReport:
     """
     plan = plan_runs(recipe, options)
     own = open_own_data(recipe, options, options.data) if options.data else None
+    several = len(plan) > 1
     reports: list[RunReport] = []
     description = describe(own.data, own.data.cases) if own else ""
     for run in plan:
-        source = own_source(recipe, own, run) if own else phantom_source(recipe, options, run)
+        source = (
+            own_source(recipe, own, run)
+            if own
+            else phantom_source(recipe, options, run, compared=several)
+        )
         description = description or source.description
-        reports.append(_train_one(recipe, source, run, options, several=len(plan) > 1))
-    several = len(reports) > 1
+        reports.append(_train_one(recipe, source, run, options, several=several))
     report = TrainReport(
         pipeline=recipe.pipeline,
         data=description,

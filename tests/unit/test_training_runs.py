@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +199,39 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     (run,) = train(TINY_RECIPE, _options(tmp_path, steps=2)).runs
     assert run.resumed_from >= 1
+
+
+def test_an_interrupted_command_says_how_to_go_on(own: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(own), "--out", str(tmp_path), "--steps", "100000", "--workers", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "node.cli", "pipelines", "train", "ct_skeleton", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / CHECKPOINT).exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"goes on from the checkpoint in {tmp_path}" in said.replace("\n", " ")
+    assert "Traceback" not in said
+
+
+def test_a_sweep_without_its_held_out_body_fails_before_it_learns(tmp_path: Path) -> None:
+    (tmp_path / "atlas").mkdir()
+
+    def no_body(folder: Path | None) -> Callable[[int], Case]:
+        raise FileNotFoundError(2, "No such file", "held_out.nii.gz")
+
+    options = _options(tmp_path / "out", atlas=tmp_path / "atlas", repeats=2)
+    with pytest.raises(TrainingError, match=r"held_out\.nii\.gz cannot be read"):
+        train(replace(TINY_RECIPE, phantom_study=no_body), options)
+    assert not list((tmp_path / "out").rglob(CHECKPOINT))
 
 
 def test_the_commands_train_and_evaluate_own_data(own: Path, tmp_path: Path) -> None:
