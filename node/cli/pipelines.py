@@ -96,6 +96,8 @@ def show(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
                 "role": role,
                 "modality": one.modality,
                 "fewest": one.min_instances,
+                "optional": one.optional,
+                "same frame of reference as": one.same_frame_as,
                 "what": one.description,
             }
             for role, one in manifest.inputs.items()
