@@ -181,8 +181,8 @@ def choose_inputs(manifest: Manifest, found: Sequence[FoundSeries]) -> Mapping[s
     ]
     if len(sets) == 1:
         return sets[0]
-    needs = "; ".join(
-        f"{role!r}: {' or '.join(spec.modality)} of at least {spec.min_instances} instances"
+    needs = ", ".join(
+        f"{' or '.join(spec.modality)} of at least {spec.min_instances} instances as {role!r}"
         + (" (optional)" if spec.optional else "")
         for role, spec in manifest.inputs.items()
     )
@@ -190,8 +190,8 @@ def choose_inputs(manifest: Manifest, found: Sequence[FoundSeries]) -> Mapping[s
         f"{s.modality} {s.description!r}, {s.frames} images, {s.series_instance_uid}" for s in found
     )
     raise InputError(
-        f"Pipeline {manifest.name} needs one series of each: {needs}. "
-        + (f"{len(sets)} fit, name a folder that holds one" if sets else "None fits")
+        f"Pipeline {manifest.name} needs one series each: {needs}; "
+        + (f"{len(sets)} fit, name a folder that holds one" if sets else "none fits")
         + f": {there or 'no DICOM file there'}.",
         code="input-role-missing",
     )

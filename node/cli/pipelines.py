@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli import training
+from node.cli import checking, training
 from node.cli.common import AsJson, make_folder, parse_parameters, read_config
 from node.cli.output import form, say, show_fields, show_json, show_list, show_rows
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="pipelines", help="What is installed, and trying it without a node.", no_args_is_help=True
 )
+app.command("check")(checking.check)
 app.command("train")(training.train)
 app.command("evaluate")(training.evaluate)
 app.command("install")(training.install)
@@ -158,6 +159,7 @@ def run(
 ) -> None:
     """Run a pipeline on a folder, without a node: writes SEG, SR, an overlay picture and a table.
 
+    Inputs of one study are put together as the node does; one that is optional and not there is gone without.
     The UIDs are those the node would make of the same input. Exit code 6 when the pipeline refuses the series.
 
     Example: `osteonode pipelines run /data/series --pipeline ct_skeleton --out /tmp/result`

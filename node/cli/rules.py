@@ -292,9 +292,10 @@ def history(
         row(change, leave_out=("rule",))
         | {
             "where": change.rule.where if change.rule else "",
+            "inputs": show_rule(change.rule)["inputs"] if change.rule else "",
             "to": change.rule.destinations if change.rule else "",
         }
         for change in changes
     ]
-    columns = ("changed_at", "version", "action", "actor", "where", "to")
+    columns = ("changed_at", "version", "action", "actor", "where", "inputs", "to")
     show_list(rows, columns, as_form=form(as_json=False), empty="There never was a rule.")
