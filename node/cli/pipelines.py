@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,9 +129,6 @@ def show(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
 @app.command()
 def run(
     ctx: typer.Context,
-    path: Annotated[
-        Path, typer.Argument(exists=True, help="Folder that holds the series, or a file.")
-    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -140,6 +138,13 @@ def run(
             help="Folder for what comes out; made if need be.",
         ),
     ],
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True,
+            help="Folder that holds the series, or a file; without it the pipeline's demo study is computed.",
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -165,6 +170,7 @@ def run(
     Example: `osteonode pipelines run /data/series --pipeline ct_skeleton --out /tmp/result`
     """
     from node.cli.local import run_on_folder, write_results
+    from node.demo_study import write_demo_study
 
     config = read_config(ctx)
     registry = _registry(ctx)
@@ -173,8 +179,13 @@ def run(
             f"--pipeline is needed: one of {', '.join(sorted(registry.entries))}."
         )
     entry = registry.get(name or next(iter(registry.entries)))
-    performed = run_on_folder(config, entry, path, parse_parameters(parameter or ()), device)
     make_folder(out)
+    if path is None:
+        path = out / "demo-study"
+        # Of another version of the pipeline, perhaps: the two would mix.
+        shutil.rmtree(path, ignore_errors=True)
+        write_demo_study(entry, path)
+    performed = run_on_folder(config, entry, path, parse_parameters(parameter or ()), device)
     files = write_results(performed, out)
     if as_json:
         show_json(
