@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.common import AsJson, Limit, opened, parse_when, pick
+from node.cli.common import AsJson, Limit, actor, opened, parse_when, pick
 from node.cli.output import (
     cell,
     form,
@@ -114,6 +114,30 @@ def show(
         show_json(_as_json(dossier))
     else:
         print_study(dossier)
+
+
+@app.command()
+def evaluate(
+    ctx: typer.Context,
+    uid: Annotated[
+        str, typer.Argument(metavar="UID", help="Study Instance UID, or the end of it.")
+    ],
+) -> None:
+    """Have the node evaluate a study again by the rules as they are now; what ran already does not run again.
+
+    Evaluations come by themselves when instances come, or when a wait for an input is over; this is for a study that
+    came before its rule did, or that is held.
+
+    Example: `osteonode studies evaluate 619255048`
+    """
+    from storage.index import studies
+
+    with opened(ctx) as index:
+        study = find_study(index, uid)
+        studies.evaluate_again(index, study.study_instance_uid, actor=actor())
+    print(
+        f"Study {short(study.study_instance_uid)} is evaluated again as soon as the node runs and it is quiet."
+    )
 
 
 def find_study(index: Index, given: str) -> Study:

@@ -25,6 +25,7 @@ from storage.model import (
     Series,
     Study,
     Workitem,
+    utcnow,
 )
 
 
@@ -63,6 +64,35 @@ def to_evaluate(index: Index) -> tuple[Study, ...]:
     )
     with index.read() as connection:
         return tuple(_from_row(row) for row in connection.execute(statement))
+
+
+def evaluate_again(
+    index: Index, study_instance_uid: str, *, actor: str, now: datetime | None = None
+) -> None:
+    """Have a study evaluated although nothing came: rules have changed. What ran already does not run again.
+
+    Raises
+    ------
+    NotFound
+        When there is no such study.
+    """
+    now = now or utcnow()
+    study = tables.studies
+    with index.begin() as connection:
+        found = connection.execute(
+            update(study)
+            .where(study.c.study_instance_uid == study_instance_uid)
+            .values(waits_until=now)
+        ).rowcount
+        if not found:
+            raise NotFound(f"No study {study_instance_uid}.")
+        event = Event(
+            kind="study-evaluation-asked",
+            actor=actor,
+            at=now,
+            study_instance_uid=study_instance_uid,
+        )
+        insert_event(connection, event)
 
 
 def series_of(index: Index, study_instance_uid: str) -> tuple[Series, ...]:

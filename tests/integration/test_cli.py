@@ -521,6 +521,13 @@ def test_studies(held: Run) -> None:
     assert held("studies", "show", "1.2.3").code == 1
 
 
+def test_a_study_is_evaluated_again(held: Run, index: Index) -> None:
+    answer = held("studies", "evaluate", STUDY[-8:])
+    assert answer.code == 0
+    assert studies.get(index, STUDY).waits_until is not None
+    assert held("studies", "evaluate", "9.9.9").code == 1
+
+
 def test_workitems(held: Run, index: Index) -> None:
     assert WORKITEM[-6:] in held("workitems", "list").out
     assert held("workitems", "list", "--state", "canceled", "--json").json == []

@@ -416,6 +416,21 @@ def test_news_ends_a_wait(index: Index) -> None:
     assert studies.to_evaluate(index) == ()
 
 
+def test_a_study_is_evaluated_again_when_asked(index: Index) -> None:
+    instances.add(index, make_instance(1))
+    evaluate(index, 1, decisions=2)
+    assert studies.to_evaluate(index) == ()
+    studies.evaluate_again(index, STUDY, actor="test", now=NOON)
+    assert len(studies.to_evaluate(index)) == 1
+    evaluate(index, 1, decisions=1)
+    assert studies.to_evaluate(index) == ()
+    assert len(studies.decisions(index, STUDY)) == 1
+    (event,) = events.list_events(index, kind="study-evaluation-asked")
+    assert event.actor == "test"
+    with pytest.raises(NotFound):
+        studies.evaluate_again(index, "9.9", actor="test")
+
+
 def test_a_changed_rule_ends_a_wait(index: Index) -> None:
     instances.add(index, make_instance(1))
     wait(index, until=later(100), now=NOON)

@@ -371,6 +371,12 @@ def test_a_run_that_waits_for_good_is_held(waiting: Parts) -> None:
     assert {d.code for d in studies.decisions(waiting.index, STUDY)} == {"held"}
     (*_, last) = events.list_events(waiting.index, kind="study-evaluated")
     assert last.detail["held"] == "pair"
+    # The administrator changes his mind.
+    rules.edit(waiting.index, replace(held, without=("ct",)), actor="test")
+    assert evaluate(waiting, seconds=700) is None
+    studies.evaluate_again(waiting.index, STUDY, actor="test", now=START + timedelta(seconds=800))
+    evaluate(waiting, seconds=801)
+    assert ran(waiting) == [["pet"]]
 
 
 def test_both_inputs_reach_the_worker(waiting: Parts, seams: Seams) -> None:
