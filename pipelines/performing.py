@@ -95,6 +95,7 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
                 installation=request.installation,
                 started_at=request.started_at,
                 parameters=parameters,
+                partners=tuple(source for role, source in sources.items() if role != result.role),
             )
         )
     return Performed(

@@ -57,13 +57,15 @@ def to_evaluate(index: Index) -> tuple[Study, ...]:
     """Studies whose revision is not evaluated yet or that wait for an input, those quiet longest first."""
     table = tables.studies
     has_news = table.c.revision > table.c.evaluated_revision
-    statement = (
-        select(table)
-        .where(or_(has_news, table.c.waits_until.is_not(None)))
-        .order_by(table.c.last_received_at)
-    )
+    waits = table.c.waits_until.is_not(None)
+    # One question each: of the two together SQLite makes a scan of all studies, and it is asked every second.
     with index.read() as connection:
-        return tuple(_from_row(row) for row in connection.execute(statement))
+        found = {
+            row.study_instance_uid: _from_row(row)
+            for condition in (has_news, waits)
+            for row in connection.execute(select(table).where(condition))
+        }
+    return tuple(sorted(found.values(), key=lambda study: study.last_received_at))
 
 
 def evaluate_again(

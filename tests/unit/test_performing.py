@@ -156,6 +156,11 @@ def test_both_inputs_reach_the_pipeline(pair: tuple[LoadedPipeline, PerformReque
     assert done.notices == ()
     # Of four hot columns one lies outside of the bone.
     assert done.result.label_map.array.sum() == 2 * 4 * 3
+    report = next(item.ds for item in done.evidence if item.kind == "SR")
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    referenced = {item.SeriesInstanceUID for item in study.ReferencedSeriesSequence}
+    of_inputs = {source.datasets[0].SeriesInstanceUID for source in done.sources.values()}
+    assert of_inputs < referenced
 
 
 @pytest.mark.parametrize(("given", "absent"), [("pet", "ct"), ("ct", "pet")])
