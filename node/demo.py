@@ -7,7 +7,6 @@ archive and an index of its own.
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import socket
@@ -17,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 import highdicom as hd
 import numpy as np
@@ -26,17 +24,16 @@ from pydicom.errors import InvalidDicomError
 
 from migrations.commands import upgrade
 from node.config import Config, load
+from node.demo_study import write_demo_study
 from node.errors import ConfigError, DeliveryError, PerformError
 from node.scp import Scp
 from node.scu import Outcome, send_paths
 from node.service import Service
 from pipelines.evidence.overlay import overlay_picture
 from pipelines.manifest import Manifest
-from pipelines.registry import BUILT_IN, PipelineEntry, find_pipelines
+from pipelines.registry import PipelineEntry, find_pipelines
 from pipelines.result import AnalysisResult, Segment
 from pipelines.series import read_series
-from pipelines.training.phantoms.dicom import write_ct_series
-from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
 from storage.archive import Archive
 from storage.index import (
     Index,
@@ -63,9 +60,6 @@ PACS = "DEMOPACS"
 QUIET_S = 2.0
 #: Seconds the demo waits beyond the pipeline's own limit.
 PATIENCE_S = 120.0
-#: A pipeline's `phantoms.py` may have a function of this name: seed -> a CT volume that suits it.
-DEMO_STUDY = "demo_study"
-_SEED = 1
 _LOCAL = "127.0.0.1"
 
 
@@ -109,7 +103,7 @@ def demo(
     base
         Where pipelines of one's own lie and what scanners need; all other settings are the demo's.
     study
-        Folder of DICOM files; a computed phantom when None.
+        Folder of DICOM files; the pipeline's demo study when None.
     pipeline
         Name of the pipeline to run.
     out
@@ -159,18 +153,8 @@ def _study_files(
 ) -> list[Path]:
     if study is not None:
         return [study]
-    on_step(Step(what="computing a phantom CT"))
-    return write_ct_series(_demo_image(entry), folder / "study", seed=_SEED)
-
-
-def _demo_image(entry: PipelineEntry) -> hd.Volume:
-    """The pipeline's own demo study where it has one, else an abdomen and pelvis."""
-    name = f"pipelines.{entry.manifest.name}.phantoms"
-    if entry.folder.parent == BUILT_IN and (entry.folder / "phantoms.py").is_file():
-        own = getattr(importlib.import_module(name), DEMO_STUDY, None)
-        if own is not None:
-            return cast(hd.Volume, own(_SEED))
-    return procedural_phantom(ProceduralOptions(), seed=_SEED).image
+    on_step(Step(what="computing a phantom"))
+    return write_demo_study(entry, folder / "study")
 
 
 def _configure(folder: Path, base: Config) -> Config:
@@ -237,6 +221,9 @@ def _route(index: Index, manifest: Manifest, port: int) -> None:
         pipeline=manifest.name,
         where=(f"Modality in {', '.join(modalities)}",),
         destinations=(PACS,),
+        # What is sent is all there is: nothing is waited for.
+        wait_s=0,
+        without=tuple(role for role, spec in manifest.inputs.items() if spec.optional),
     )
     rules.add(index, rule, actor="demo")
 

@@ -28,6 +28,7 @@ from pipelines.result import LoadContext, Pipeline
 BUILT_IN = Path(__file__).resolve().parent
 MODULE_NAME = "pipeline.py"
 TRAINING_NAME = "training.py"
+PHANTOMS_NAME = "phantoms.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,13 +246,7 @@ def _describe(error: BaseException, folder: Path) -> str:
 
 def _import_pipeline(entry: PipelineEntry) -> Pipeline:
     path = entry.folder / MODULE_NAME
-    try:
-        module = _import_module(entry, "pipeline")
-    except Exception as error:  # a module's top level may raise anything
-        raise ManifestError(
-            f"{path}: cannot be imported: {_describe(error, entry.folder)}: {error}",
-            code="pipeline-broken",
-        ) from error
+    module = _import_beside(entry, path)
     for name, arguments in (("load", 1), ("run", 3)):
         function = getattr(module, name, None)
         try:
@@ -278,8 +273,24 @@ def import_training(entry: PipelineEntry) -> ModuleType:
             f"Pipeline {entry.manifest.name} cannot be trained here: {path} is missing.",
             code="no-training",
         )
+    return _import_beside(entry, path)
+
+
+def import_phantoms(entry: PipelineEntry) -> ModuleType | None:
+    """Import `phantoms.py`, which computes studies that suit the pipeline; None when there is none.
+
+    Raises
+    ------
+    ManifestError
+        Code `pipeline-broken` when it cannot be imported.
+    """
+    path = entry.folder / PHANTOMS_NAME
+    return _import_beside(entry, path) if path.is_file() else None
+
+
+def _import_beside(entry: PipelineEntry, path: Path) -> ModuleType:
     try:
-        return _import_module(entry, "training")
+        return _import_module(entry, path.stem)
     except Exception as error:  # a module's top level may raise anything
         raise ManifestError(
             f"{path}: cannot be imported: {_describe(error, entry.folder)}: {error}",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli import training
+from node.cli import checking, training
 from node.cli.common import AsJson, make_folder, parse_parameters, read_config
 from node.cli.output import form, say, show_fields, show_json, show_list, show_rows
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="pipelines", help="What is installed, and trying it without a node.", no_args_is_help=True
 )
+app.command("check")(checking.check)
 app.command("train")(training.train)
 app.command("evaluate")(training.evaluate)
 app.command("install")(training.install)
@@ -96,6 +98,8 @@ def show(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
                 "role": role,
                 "modality": one.modality,
                 "fewest": one.min_instances,
+                "optional": one.optional,
+                "same frame of reference as": one.same_frame_as,
                 "what": one.description,
             }
             for role, one in manifest.inputs.items()
@@ -125,9 +129,6 @@ def show(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
 @app.command()
 def run(
     ctx: typer.Context,
-    path: Annotated[
-        Path, typer.Argument(exists=True, help="Folder that holds the series, or a file.")
-    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -137,6 +138,13 @@ def run(
             help="Folder for what comes out; made if need be.",
         ),
     ],
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True,
+            help="Folder that holds the series, or a file; without it the pipeline's demo study is computed.",
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -156,11 +164,13 @@ def run(
 ) -> None:
     """Run a pipeline on a folder, without a node: writes SEG, SR, an overlay picture and a table.
 
+    Inputs of one study are put together as the node does; one that is optional and not there is gone without.
     The UIDs are those the node would make of the same input. Exit code 6 when the pipeline refuses the series.
 
     Example: `osteonode pipelines run /data/series --pipeline ct_skeleton --out /tmp/result`
     """
     from node.cli.local import run_on_folder, write_results
+    from node.demo_study import write_demo_study
 
     config = read_config(ctx)
     registry = _registry(ctx)
@@ -169,8 +179,13 @@ def run(
             f"--pipeline is needed: one of {', '.join(sorted(registry.entries))}."
         )
     entry = registry.get(name or next(iter(registry.entries)))
-    performed = run_on_folder(config, entry, path, parse_parameters(parameter or ()), device)
     make_folder(out)
+    if path is None:
+        path = out / "demo-study"
+        # Of another version of the pipeline, perhaps: the two would mix.
+        shutil.rmtree(path, ignore_errors=True)
+        write_demo_study(entry, path)
+    performed = run_on_folder(config, entry, path, parse_parameters(parameter or ()), device)
     files = write_results(performed, out)
     if as_json:
         show_json(

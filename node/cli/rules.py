@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from node.cli import rule_files
 from node.cli.common import AsJson, actor, opened, parse_parameters, read_config
 from node.cli.output import form, row, show_fields, show_json, show_list
-from node.errors import RuleError
-from storage.model import Rule
-
-if TYPE_CHECKING:
-    from storage.index import Index
+from node.cli.rule_parts import check_rules, parse_roles, parse_time, show_rule
+from node.cli.studies import find_study, print_decisions
+from storage.model import WAIT_S, Rule, utcnow
 
 app = typer.Typer(
     name="rules", help="What shall run: rules on DICOM keywords.", no_args_is_help=True
 )
+app.command("export")(rule_files.export)
+app.command("import")(rule_files.import_)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the rule.")]
-_WHERE_HELP = "A clause, `Keyword operator value`; all must hold. Repeat for more."
+_WHERE_HELP = "A clause, `Keyword operator value`; all must hold, for every input. Repeat for more."
+_ROLE_HELP = (
+    "For a pipeline of several inputs: one that is wanted, and a clause for it alone. Repeat for more. "
+    "None named: all inputs are wanted."
+)
+_WAIT_HELP = "How long a study waits for an input that is missing: 90s, 30m, 12h, 7d, 0."
+_WITHOUT_HELP = (
+    "An input that a run may go without when the wait is over. Repeat for more. None: the run is held until all "
+    "are there."
+)
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
-_COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "destinations", "version")
+_COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")
+_NOBODY = "none"
 
 
 @app.command("list")
@@ -40,7 +48,7 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     with opened(ctx) as index:
         found = sorted(rules.list_rules(index), key=lambda rule: (-rule.priority, rule.name))
     show_list(
-        [row(rule) for rule in found],
+        [row(rule) if as_json else show_rule(rule) for rule in found],
         _COLUMNS,
         as_form=form(as_json=as_json),
         empty="There are no rules; `osteonode rules add --help` shows how to make one.",
@@ -60,7 +68,7 @@ def show(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
     if as_json:
         show_json(rule)
     else:
-        show_fields(row(rule) | {"where": "\n".join(rule.where)})
+        show_fields(show_rule(rule) | {"where": "\n".join(rule.where)})
 
 
 @app.command()
@@ -68,11 +76,20 @@ def add(
     ctx: typer.Context,
     name: Name,
     pipeline: Annotated[str, typer.Option("--pipeline", help="The pipeline that shall run.")],
-    where: Annotated[list[str], typer.Option("--where", metavar="CLAUSE", help=_WHERE_HELP)],
     to: Annotated[list[str], typer.Option("--to", metavar="DESTINATION", help=_TO_HELP)],
+    where: Annotated[
+        list[str] | None, typer.Option("--where", metavar="CLAUSE", help=_WHERE_HELP)
+    ] = None,
     priority: Annotated[int, typer.Option(min=0, max=100, help="100 runs first.")] = 50,
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help=_PARAMETER_HELP)
+    ] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", metavar="INPUT: CLAUSE", help=_ROLE_HELP)
+    ] = None,
+    wait: Annotated[str | None, typer.Option("--wait", metavar="TIME", help=_WAIT_HELP)] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="INPUT", help=_WITHOUT_HELP)
     ] = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
 ) -> None:
@@ -80,26 +97,37 @@ def add(
 
     Operators: `=` `!=`, `~` `!~` (regular expression found anywhere, or not), `<` `<=` `>` `>=` (numbers), `in`
     (one of a list: `Modality in CT, PT`), `exists`, `missing`. Keywords are DICOM's (`Modality`, `SeriesDescription`,
-    `StationName` ...) or `calling_ae`, `instances`, `slices`, `slice_gap_mm`, `slice_gap_irregular_mm`.
+    `StationName` ...) or `calling_ae`, `instances`, `frames`, `slices`, `slice_gap_mm`, `slice_gap_irregular_mm`.
 
-    Example:
+    A pipeline may take several inputs (`osteonode pipelines show NAME`), as SPECT and CT. They are looked for in one
+    study: of the series that fit an input, the one with most slices counts. A study waits `--wait` (30m when not
+    given) for what is missing, then runs if `--without` names it; else it is held. What comes later starts the run
+    with all inputs. `osteonode rules test` tries a rule on a study that is held.
+
+    Examples:
 
     `osteonode rules add skeleton --pipeline ct_skeleton --to PACS --priority 50 --where 'Modality = CT' --where
     'SeriesDescription ~ (?i)bone|body'`
+
+    `osteonode rules add lesions --pipeline spect_ct_bone_lesion --to PACS --role 'spect: ImageType = RECON TOMO'
+    --role 'ct: ConvolutionKernel ~ ^B' --wait 30m --without ct`
     """
     from storage.index import rules
 
     rule = Rule(
         name=name,
         pipeline=pipeline,
-        where=tuple(where),
+        where=tuple(where or ()),
         destinations=tuple(to),
         priority=priority,
         enabled=not disabled,
         parameters=parse_parameters(parameter or ()),
+        roles=parse_roles(role or ()),
+        wait_s=WAIT_S if wait is None else parse_time(wait),
+        without=tuple(without or ()),
     )
     with opened(ctx) as index:
-        _check(ctx, index, [rule])
+        check_rules(ctx, index, [rule])
         rules.add(index, rule, actor=actor())
     print(f"Rule {name} is {'off until enabled' if disabled else 'in force'}.")
 
@@ -124,8 +152,22 @@ def edit(
             "--parameter", metavar="NAME=VALUE", help=f"{_PARAMETER_HELP} Replaces all parameters."
         ),
     ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", metavar="INPUT: CLAUSE", help=f"{_ROLE_HELP} Replaces all."),
+    ] = None,
+    wait: Annotated[str | None, typer.Option("--wait", metavar="TIME", help=_WAIT_HELP)] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without",
+            metavar="INPUT",
+            help=f"{_WITHOUT_HELP} Replaces all; `{_NOBODY}` for none.",
+        ),
+    ] = None,
 ) -> None:
-    """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched.
+    """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched,
+    but for those that wait for an input.
 
     Example: `osteonode rules edit skeleton --priority 80 --where 'Modality = CT' --where 'SliceThickness <= 3'`
     """
@@ -140,12 +182,16 @@ def edit(
             destinations=tuple(to) if to else old.destinations,
             priority=old.priority if priority is None else priority,
             parameters=parse_parameters(parameter) if parameter else old.parameters,
+            roles=parse_roles(role) if role else old.roles,
+            wait_s=old.wait_s if wait is None else parse_time(wait),
+            without=tuple(one for one in without if one != _NOBODY) if without else old.without,
         )
         if new == old:
             raise typer.BadParameter(
-                "nothing to change; give --pipeline, --where, --to, --priority or --parameter."
+                "nothing to change; give --pipeline, --where, --to, --priority, --parameter, --role, --wait or "
+                "--without."
             )
-        _check(ctx, index, [new])
+        check_rules(ctx, index, [new])
         changed = rules.edit(index, new, actor=actor())
     print(f"Rule {name} is now version {changed.version}.")
 
@@ -173,7 +219,7 @@ def enable(ctx: typer.Context, name: Name) -> None:
 
     with opened(ctx) as index:
         # What it names may have gone while it was off.
-        _check(ctx, index, [rules.get(index, name)])
+        check_rules(ctx, index, [rules.get(index, name)])
         rules.enable(index, name, actor=actor())
     print(f"Rule {name} is on.")
 
@@ -191,78 +237,38 @@ def disable(ctx: typer.Context, name: Name) -> None:
     print(f"Rule {name} is off.")
 
 
-@app.command()
-def export(
+@app.command("test")
+def try_(
     ctx: typer.Context,
-    file: Annotated[
-        Path | None, typer.Argument(help="File to write; else standard output.")
-    ] = None,
-) -> None:
-    """Write all rules as TOML, for a repository or another node.
-
-    Example: `osteonode rules export rules.toml`
-    """
-    from node.rulefile import dump_rules
-    from storage.index import rules
-
-    with opened(ctx) as index:
-        text = dump_rules(rules.list_rules(index))
-    if file is None:
-        sys.stdout.write(text)
-        return
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise typer.BadParameter(f"{file}: {error.strerror}") from error
-
-
-@app.command("import")
-def import_(
-    ctx: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(help="TOML as `rules export` writes it; - reads standard input.")
+    name: Name,
+    study: Annotated[
+        str, typer.Option("--study", metavar="UID", help="A study that is held, or the end of it.")
     ],
-    replace_all: Annotated[
-        bool, typer.Option("--replace", help="Remove the rules that the file does not name.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would change, change nothing.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Add and change rules from TOML. All are checked before the first is written.
+    """Try a rule on a study that is held: which series it would take, for which input, and why not the others.
 
-    Example: `osteonode rules import rules.toml --dry-run`
+    Nothing runs. A rule that is switched off is tried as if it were on.
+
+    Example: `osteonode rules test lesions --study 619255048`
     """
-    from node.rulefile import parse_rules
-    from storage.index import rules
+    from node.selection import select
+    from pipelines.registry import find_pipelines
+    from storage.index import rules, studies
 
-    wanted = parse_rules(_read(file), source=str(file))
+    manifests = find_pipelines(read_config(ctx).pipelines.folders).manifests
     with opened(ctx) as index:
-        _check(ctx, index, wanted)
-        held = {rule.name: rule for rule in rules.list_rules(index)}
-        added = [rule for rule in wanted if rule.name not in held]
-        changed = [
-            rule
-            for rule in wanted
-            if rule.name in held and rule != replace(held[rule.name], version=rule.version)
-        ]
-        removed = sorted(held.keys() - {rule.name for rule in wanted}) if replace_all else []
-        if not dry_run:
-            for rule in added:
-                rules.add(index, rule, actor=actor())
-            for rule in changed:
-                rules.edit(index, rule, actor=actor())
-            for name in removed:
-                rules.remove(index, name, actor=actor())
-    for verb, names in (
-        ("add", [rule.name for rule in added]),
-        ("change", [rule.name for rule in changed]),
-        ("remove", removed),
-    ):
-        for name in names:
-            print(f"{'would ' if dry_run else ''}{verb} {name}")
-    if not (added or changed or removed):
-        print("Nothing to change.")
+        rule = rules.get(index, name)
+        uid = find_study(index, study).study_instance_uid
+        series = studies.series_of(index, uid)
+    selections = select(rule, series, manifests.get(rule.pipeline), now=utcnow())
+    decisions = [decision for one in selections for decision in one.decisions]
+    if as_json:
+        show_json(decisions)
+        return
+    print_decisions(decisions)
+    if not decisions:
+        print("  Every series of the study is the node's own.")
 
 
 @app.command()
@@ -286,46 +292,10 @@ def history(
         row(change, leave_out=("rule",))
         | {
             "where": change.rule.where if change.rule else "",
+            "inputs": show_rule(change.rule)["inputs"] if change.rule else "",
             "to": change.rule.destinations if change.rule else "",
         }
         for change in changes
     ]
-    columns = ("changed_at", "version", "action", "actor", "where", "to")
+    columns = ("changed_at", "version", "action", "actor", "where", "inputs", "to")
     show_list(rows, columns, as_form=form(as_json=False), empty="There never was a rule.")
-
-
-def _check(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> None:
-    """Refuse rules that could never run, or whose results could go nowhere.
-
-    Raises
-    ------
-    RuleError
-    """
-    import re
-
-    from node.routing import check_rule
-    from node.rulefile import NAME
-    from pipelines.registry import find_pipelines
-    from storage.index import destinations
-
-    manifests = find_pipelines(read_config(ctx).pipelines.folders).manifests
-    known = [destination.name for destination in destinations.list_destinations(index)]
-    for rule in wanted:
-        if re.fullmatch(NAME, rule.name) is None:
-            raise RuleError(
-                f"{rule.name!r} is no name for a rule: letters, digits, `_`, `.` and `-`."
-            )
-        check_rule(rule, manifests)
-        for name in rule.destinations:
-            if name not in known:
-                raise RuleError(
-                    f"Rule {rule.name!r}: no destination {name!r}; there is {', '.join(known) or 'none'} "
-                    "(`osteonode destinations add` makes one)."
-                )
-
-
-def _read(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RuleError(f"{file}: {error}") from error

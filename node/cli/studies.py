@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.common import AsJson, Limit, opened, parse_when, pick
+from node.cli.common import AsJson, Limit, actor, opened, parse_when, pick
 from node.cli.output import (
     cell,
     form,
@@ -22,7 +23,7 @@ from node.cli.output import (
     show_rows,
 )
 from storage.errors import NotFound
-from storage.model import Decision, Delivery, Event, Series, Study, Workitem
+from storage.model import Decision, DecisionCode, Delivery, Event, Series, Study, Workitem
 
 if TYPE_CHECKING:
     from storage.index import Index
@@ -42,7 +43,15 @@ _COLUMNS = (
     "instance_count",
     "last_received_at",
     "news",
+    "waits_until",
 )
+#: What came of a decision, after the pipeline's name; of others, it does not run.
+_VERDICTS: Mapping[str, str] = {
+    DecisionCode.RUNS: "runs",
+    DecisionCode.WAITS: "waits",
+    DecisionCode.HELD: "is held",
+    DecisionCode.ABSENT: "runs without it",
+}
 #: As many are searched for the end of a UID.
 _SEARCHED = 100_000
 
@@ -107,6 +116,30 @@ def show(
         print_study(dossier)
 
 
+@app.command()
+def evaluate(
+    ctx: typer.Context,
+    uid: Annotated[
+        str, typer.Argument(metavar="UID", help="Study Instance UID, or the end of it.")
+    ],
+) -> None:
+    """Have the node evaluate a study again by the rules as they are now; what ran already does not run again.
+
+    Evaluations come by themselves when instances come, or when a wait for an input is over; this is for a study that
+    came before its rule did, or that is held.
+
+    Example: `osteonode studies evaluate 619255048`
+    """
+    from storage.index import studies
+
+    with opened(ctx) as index:
+        study = find_study(index, uid)
+        studies.evaluate_again(index, study.study_instance_uid, actor=actor())
+    print(
+        f"Study {short(study.study_instance_uid)} is evaluated again as soon as the node runs and it is quiet."
+    )
+
+
 def find_study(index: Index, given: str) -> Study:
     """The study of a UID, or of the end of one.
 
@@ -167,8 +200,7 @@ def print_study(dossier: Dossier) -> None:
     say("Series")
     show_rows([_series_row(one) for one in dossier.series])
     say("Why")
-    for decision in dossier.decisions:
-        _print_decision(decision)
+    print_decisions(dossier.decisions)
     if not dossier.decisions:
         print(f"  {_no_decision(study)}")
     if dossier.workitems:
@@ -215,7 +247,9 @@ def delivery_row(delivery: Delivery) -> dict[str, object]:
 
 def _evaluated(study: Study) -> str:
     if study.evaluated_revision == study.revision:
-        return f"yes, at revision {study.revision}"
+        waits = study.waits_until
+        again = f"; again at {local(waits)}, for an input is missing" if waits else ""
+        return f"yes, at revision {study.revision}{again}"
     if study.evaluated_revision == 0:
         return "not yet"
     return f"at revision {study.evaluated_revision}; {study.revision} has news"
@@ -234,23 +268,34 @@ def _series_row(series: Series) -> dict[str, object]:
         "modality": series.modality,
         "series_description": header[0] if header else None,
         "instances": series.instance_count,
+        "slices": series.facts.get("slices"),
         "from": series.facts.get("calling_ae"),
         "own": series.own,
         "last_received_at": series.last_received_at,
     }
 
 
-def _print_decision(decision: Decision) -> None:
-    verdict = "runs" if decision.matched else "does not run"
-    print(
-        f"  rule {decision.rule} (version {decision.rule_version}) on series "
-        f"{short(decision.series_instance_uid)}: {decision.pipeline} {verdict}"
-    )
-    for clause in decision.clauses:
+def print_decisions(decisions: Iterable[Decision]) -> None:
+    """Why: each decision with its clauses, in the order they were made."""
+    for decision in decisions:
+        series = decision.series_instance_uid
+        on = f"on series {short(series)}" if series else "on no series"
+        # An input that is missing or lost belongs to the run told above it.
+        as_role = f" as {decision.role}" if decision.role else ""
         print(
-            f"    {'yes' if clause.holds else 'NO ':3}  {cell('', clause.clause)}   seen: {cell('', clause.seen)}"
+            f"  rule {decision.rule} (version {decision.rule_version}) {on}{as_role}: "
+            f"{decision.pipeline} {_verdict(decision)}"
         )
-    print(f"    {cell('', decision.reason)}")
+        for clause in decision.clauses:
+            print(
+                f"    {'yes' if clause.holds else 'NO ':3}  {cell('', clause.clause)}   seen: {cell('', clause.seen)}"
+            )
+        print(f"    {cell('', decision.reason)}")
+
+
+def _verdict(decision: Decision) -> str:
+    # What an older version decided has no code.
+    return _VERDICTS.get(decision.code, "runs" if decision.matched else "does not run")
 
 
 def _timeline(dossier: Dossier) -> list[tuple[datetime, str]]:

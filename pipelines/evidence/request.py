@@ -43,6 +43,8 @@ class EvidenceRequest:
     started_at: datetime
     #: The parameters the pipeline ran with, complete.
     parameters: Parameters
+    #: The other inputs that were analysed.
+    partners: tuple[SourceSeries, ...] = ()
 
     @property
     def device_uid(self) -> str:

@@ -64,7 +64,8 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     )
     report[0].ContentSequence.append(_comments(request, found=seg is not None))
     ds = Comprehensive3DSR(
-        evidence=[*images, *([] if seg is None else [seg])],
+        # PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
+        evidence=[*images, *_partners(request), *([] if seg is None else [seg])],
         content=report,
         is_complete=True,
         **series_attributes(request, KIND),
@@ -76,6 +77,11 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     ds.ContentSequence.insert(place, image_library(images))
     finish(ds, request)
     return ds
+
+
+def _partners(request: EvidenceRequest) -> list[Dataset]:
+    """The instances of the other inputs."""
+    return [ds for source in request.partners for ds in source.datasets]
 
 
 def _groups(request: EvidenceRequest, seg: Dataset | None) -> list[_Group]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ from peer import Pacs
 from pydicom import dcmread
 
 from node.cli import main
+from node.demo_study import write_demo_study
+from pipelines.registry import find_pipelines
 from storage.index import Index, deliveries, instances, open_index, studies, workitems
 from storage.model import (
     ClauseVerdict,
@@ -436,6 +439,58 @@ def test_rules_go_out_and_come_back(ready: Run, tmp_path: Path) -> None:
 # -- what is held ---------------------------------------------------------------------------------
 
 
+PAIR = ("rules", "add", "hot", "--pipeline", "hot_bone", "--to", "PACS")
+ROLES = ("--role", "pet", "--role", "ct: SliceThickness <= 3", "--role", "ct: ImageType = AXIAL")
+
+
+def test_a_rule_of_two_inputs(ready: Run, tmp_path: Path) -> None:
+    assert ready(*PAIR, *ROLES, "--wait", "2h", "--without", "ct").code == 0
+    shown = ready("rules", "show", "hot", "--json").json
+    assert shown["roles"] == {"pet": [], "ct": ["SliceThickness <= 3", "ImageType = AXIAL"]}
+    assert (shown["wait_s"], shown["without"], shown["where"]) == (7200, ["ct"], [])
+    said = "pet; ct: SliceThickness <= 3 and ImageType = AXIAL; wait 2h, then run without ct"
+    for command in (("show", "hot"), ("list",), ("history", "hot")):
+        assert said in ready("rules", *command).out
+    file = tmp_path / "rules.toml"
+    ready("rules", "export", file)
+    assert ready("rules", "remove", "hot").code == 0
+    assert ready("rules", "import", file).out == "add hot\n"
+    again = ready("rules", "show", "hot", "--json").json
+    assert again == shown | {"version": 3}
+    assert ready("rules", "edit", "hot", "--without", "none", "--wait", "90s").code == 0
+    edited = ready("rules", "show", "hot", "--json").json
+    assert (edited["wait_s"], edited["without"], edited["roles"]) == (90, [], shown["roles"])
+    assert "wait 90s, then hold" in ready("rules", "show", "hot").out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--role", "mr: Modality = MR"), "no input 'mr'; it takes pet, ct"),
+        (("--role", "ct"), "has no clause"),
+        ((*ROLES, "--wait", "soon"), "'soon' is no wait; write 90s, 30m"),
+        (("--role", "ct: Modality = CT", "--without", "pet"), "roles do not want"),
+    ],
+)
+def test_roles_that_could_never_be_followed_are_refused(
+    ready: Run, options: tuple[str, ...], said: str
+) -> None:
+    answer = ready(*PAIR, *options)
+    assert answer.code == 2
+    assert said in answer.err
+    assert ready("rules", "list", "--json").json == []
+
+
+def test_a_rule_is_tried_on_a_study_that_is_held(held: Run) -> None:
+    tried = held("rules", "test", "skeleton", "--study", STUDY)
+    assert tried.code == 0
+    assert "threshold_bone" in tried.out
+    assert "Modality = CT   seen: CT" in tried.out
+    assert held("rules", "test", "skeleton", "--study", STUDY, "--json").json[0]["role"] == "ct"
+    assert held("rules", "test", "never", "--study", STUDY).code == 1
+    assert held("rules", "test", "skeleton", "--study", "9.9.9").code == 1
+
+
 def test_studies(held: Run) -> None:
     (listed,) = held("studies", "list", "--json").json
     assert listed["study_instance_uid"] == STUDY
@@ -464,6 +519,13 @@ def test_studies(held: Run) -> None:
     assert not held("studies", "list", "--since", "2999-01-01", "--json").json
     assert held("studies", "list", "--since", "soon").code == 2
     assert held("studies", "show", "1.2.3").code == 1
+
+
+def test_a_study_is_evaluated_again(held: Run, index: Index) -> None:
+    answer = held("studies", "evaluate", STUDY[-8:])
+    assert answer.code == 0
+    assert studies.get(index, STUDY).waits_until is not None
+    assert held("studies", "evaluate", "9.9.9").code == 1
 
 
 def test_workitems(held: Run, index: Index) -> None:
@@ -636,6 +698,45 @@ def test_pipelines_run_on_a_folder(run: Run, tmp_path: Path) -> None:
     assert "segment" in run(*command).out
     # The same input makes the same object.
     assert dcmread(tmp_path / "out" / "seg.dcm").SOPInstanceUID == seg.SOPInstanceUID
+
+
+def test_pipelines_run_puts_the_inputs_of_a_study_together(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    assert write_demo_study(find_pipelines([PIPELINES]).get("hot_bone"), folder)
+    command = ("pipelines", "run", folder, "--pipeline", "hot_bone", "--out")
+    both = run(*command, tmp_path / "both", "--json")
+    assert both.code == 0, both.err
+    assert both.json["notices"] == []
+    for path in folder.iterdir():
+        if dcmread(path).Modality == "CT":
+            path.unlink()
+    alone = run(*command, tmp_path / "alone")
+    assert alone.code == 0, alone.err
+    assert "input-absent: Analysed without the input 'ct'" in alone.out
+
+
+def test_pipelines_check(run: Run, tmp_path: Path) -> None:
+    checked = run("pipelines", "check", PIPELINES / "hot_bone")
+    assert checked.code == 0, checked.err
+    for said in (
+        "pet: PT, 2 instances or more, optional; ct: CT",
+        "in the frame of reference of pet",
+        "load and run are there",
+        "phantoms.py has demo_study",
+        "README.md is to say",
+    ):
+        assert said in checked.out
+    other = shutil.copytree(PIPELINES / "hot_bone", tmp_path / "hot_bone")
+    clash = run("pipelines", "check", other)
+    assert (clash.code, "has the name 'hot_bone' already" in clash.err) == (6, True)
+    new = tmp_path / "new_bone"
+    other.rename(new)
+    manifest = new / "pipeline.toml"
+    manifest.write_text(manifest.read_text().replace('name = "hot_bone"', 'name = "new_bone"'))
+    assert f'folders = ["{tmp_path}"]' in run("pipelines", "check", new).out
+    (new / "pipeline.py").write_text("def load(context):\n    pass\n")
+    broken = run("pipelines", "check", new)
+    assert (broken.code, "needs a function run" in broken.err) == (6, True)
 
 
 def test_pipelines_run_refuses_what_it_cannot_take(run: Run, tmp_path: Path) -> None:

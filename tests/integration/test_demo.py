@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from nodes import PIPELINES
 from pydicom import dcmread
 
 pytestmark = pytest.mark.slow
@@ -48,6 +49,25 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert came_back[0].StudyInstanceUID in shown.stdout
+
+
+def test_a_pipeline_of_one_s_own_with_two_inputs_is_shown(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[pipelines]\nfolders = ["{PIPELINES}"]\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "node.cli", "demo", "--pipeline", "hot_bone", "--out", "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"as pet: hot_bone runs\n", done.stdout)
+    assert re.search(r"as ct: hot_bone runs\n", done.stdout)
+    (folder,) = (tmp_path / "demo").iterdir()
+    assert (folder / "overlay.png").is_file()
+    assert [path.name[:3] for path in sorted((folder / "came-back").iterdir())] == ["SEG", "SR-"]
 
 
 def test_a_folder_without_dicom_is_said(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from storage.index import (
     Index,
     deliveries,
     destinations,
+    events,
     instances,
     rules,
     studies,
@@ -128,8 +129,9 @@ def receive(
     series: str = "1.2.3.1",
     seconds: float = 0,
     study: str = STUDY,
+    modality: str = "CT",
 ) -> None:
-    """One CT instance, as the receiving path leaves it."""
+    """One instance, as the receiving path leaves it."""
     uid = f"{series}.{number}"
     instances.add(
         parts.index,
@@ -145,7 +147,7 @@ def receive(
             calling_ae="CT1",
             called_ae="OSTEONODE",
             received_at=START + timedelta(seconds=seconds),
-            header={"Modality": ("CT",)},
+            header={"Modality": (modality,), "FrameOfReferenceUID": ("1.9",)},
         ),
     )
 
@@ -205,7 +207,7 @@ def test_a_study_is_evaluated_when_it_is_quiet_and_once(parts: Parts) -> None:
     assert workitems.list_workitems(parts.index) == ()
     assert evaluate(parts, seconds=65) is None
     assert only_workitem(parts).inputs[0].sop_instance_uids == ("1.2.3.1.1", "1.2.3.1.2")
-    assert studies.with_news(parts.index) == ()
+    assert studies.to_evaluate(parts.index) == ()
 
 
 def test_two_rules_on_the_same_run_make_one_workitem(parts: Parts) -> None:
@@ -266,6 +268,123 @@ def test_a_series_uid_in_two_studies_mixes_no_patients(parts: Parts) -> None:
     planned = {w.study_instance_uid: w.inputs for w in workitems.list_workitems(parts.index)}
     assert planned[STUDY][0].sop_instance_uids == ("1.2.3.1.1", "1.2.3.1.2")
     assert planned["9.9.9"][0].sop_instance_uids == ("1.2.3.1.3", "1.2.3.1.4")
+
+
+# -- inputs that are missing ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(parts: Parts) -> Parts:
+    """A PET is there since noon; its CT is waited for, ten minutes."""
+    destinations.add(
+        parts.index, Destination(name="PACS", host="h", port=1, called_ae="PACS"), actor="test"
+    )
+    rule = Rule(
+        name="pair",
+        pipeline="hot_bone",
+        where=("Modality in PT, CT",),
+        destinations=("PACS",),
+        wait_s=600,
+        without=("ct",),
+    )
+    rules.add(parts.index, rule, actor="test")
+    receive_series(parts, "pet")
+    assert evaluate(parts, seconds=60) == START + timedelta(seconds=600)
+    assert workitems.list_workitems(parts.index) == ()
+    return parts
+
+
+def receive_series(parts: Parts, name: str, *, seconds: float = 0) -> None:
+    for number in (1, 2):
+        receive(
+            parts,
+            number,
+            series={"pet": "1.2.3.1", "ct": "1.2.3.2"}[name],
+            modality={"pet": "PT", "ct": "CT"}[name],
+            seconds=seconds,
+        )
+
+
+def ran(parts: Parts) -> list[list[str]]:
+    """Roles of each workitem, in the order they were scheduled."""
+    found = sorted(workitems.list_workitems(parts.index), key=lambda w: w.scheduled_at)
+    return [[one.role for one in workitem.inputs] for workitem in found]
+
+
+def test_nothing_is_done_until_the_wait_is_over_and_then_once(waiting: Parts) -> None:
+    revision = studies.get(waiting.index, STUDY).revision
+    assert evaluate(waiting, seconds=599) == START + timedelta(seconds=600)
+    assert ran(waiting) == []
+    assert evaluate(waiting, seconds=600) is None
+    assert evaluate(waiting, seconds=9000) is None
+    assert ran(waiting) == [["pet"]]
+    study = studies.get(waiting.index, STUDY)
+    assert (study.evaluated_revision, study.waits_until) == (revision, None)
+    assert [d.code for d in studies.decisions(waiting.index, STUDY)] == ["runs", "absent"]
+
+
+def test_the_partner_starts_the_pair_before_the_wait_is_over(waiting: Parts) -> None:
+    receive_series(waiting, "ct", seconds=100)
+    assert evaluate(waiting, seconds=160) is None
+    assert ran(waiting) == [["pet", "ct"]]
+    assert evaluate(waiting, seconds=9000) is None
+    assert ran(waiting) == [["pet", "ct"]]
+
+
+def test_a_partner_that_is_just_coming_is_not_gone_without(waiting: Parts) -> None:
+    receive_series(waiting, "ct", seconds=590)
+    # The wait is over, but the study is not quiet.
+    assert evaluate(waiting, seconds=600) == START + timedelta(seconds=650)
+    assert ran(waiting) == []
+    evaluate(waiting, seconds=650)
+    assert ran(waiting) == [["pet", "ct"]]
+
+
+def test_a_partner_after_the_single_run_makes_a_second_workitem(waiting: Parts) -> None:
+    evaluate(waiting, seconds=600)
+    receive_series(waiting, "ct", seconds=5000)
+    evaluate(waiting, seconds=5060)
+    assert ran(waiting) == [["pet"], ["pet", "ct"]]
+
+
+def test_a_rule_that_changes_counts_for_what_waits(waiting: Parts) -> None:
+    changed = replace(rules.get(waiting.index, "pair"), wait_s=120)
+    rules.edit(waiting.index, changed, actor="test", now=START + timedelta(seconds=130))
+    evaluate(waiting, seconds=131)
+    assert ran(waiting) == [["pet"]]
+
+
+def test_a_rule_that_is_switched_off_ends_the_wait(waiting: Parts) -> None:
+    rules.disable(waiting.index, "pair", actor="test", now=START + timedelta(seconds=100))
+    evaluate(waiting, seconds=101)
+    assert evaluate(waiting, seconds=9000) is None
+    assert ran(waiting) == []
+    assert studies.decisions(waiting.index, STUDY) == ()
+
+
+def test_a_run_that_waits_for_good_is_held(waiting: Parts) -> None:
+    held = replace(rules.get(waiting.index, "pair"), without=())
+    rules.edit(waiting.index, held, actor="test", now=START + timedelta(seconds=100))
+    assert evaluate(waiting, seconds=101) == START + timedelta(seconds=600)
+    assert evaluate(waiting, seconds=600) is None
+    assert ran(waiting) == []
+    assert {d.code for d in studies.decisions(waiting.index, STUDY)} == {"held"}
+    (*_, last) = events.list_events(waiting.index, kind="study-evaluated")
+    assert last.detail["held"] == "pair"
+    # The administrator changes his mind.
+    rules.edit(waiting.index, replace(held, without=("ct",)), actor="test")
+    assert evaluate(waiting, seconds=700) is None
+    studies.evaluate_again(waiting.index, STUDY, actor="test", now=START + timedelta(seconds=800))
+    evaluate(waiting, seconds=801)
+    assert ran(waiting) == [["pet"]]
+
+
+def test_both_inputs_reach_the_worker(waiting: Parts, seams: Seams) -> None:
+    receive_series(waiting, "ct", seconds=100)
+    evaluate(waiting, seconds=160)
+    assert lifecycle.perform(waiting, now=START + timedelta(seconds=161))
+    (task,) = seams.tasks
+    assert {role: len(keys) for role, keys in task.inputs.items()} == {"pet": 2, "ct": 2}
 
 
 # -- perform --------------------------------------------------------------------------------------

@@ -111,6 +111,36 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
         read_manifest(_folder(tmp_path, text))
 
 
+# -- inputs ---------------------------------------------------------------------------------------
+
+
+def test_inputs_are_needed_and_lie_anywhere_unless_they_say_so() -> None:
+    paired = read_manifest(PIPELINES / "hot_bone").inputs
+    assert [spec.optional for spec in paired.values()] == [True, True]
+    assert [spec.same_frame_as for spec in paired.values()] == [None, "pet"]
+    (alone,) = read_manifest(PIPELINES / "threshold_bone").inputs.values()
+    assert (alone.optional, alone.same_frame_as) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("role", "more", "said"),
+    [
+        ("ct", 'same_frame_as = "ct"', "'ct' is none of the other inputs: there is none"),
+        ("ct", 'same_frame_as = "pet"', r"inputs\.ct\.same_frame_as: 'pet' is none"),
+        ("ct", "optional = 'yes, please'", r"inputs\.ct\.optional"),
+        ("CT 1", "", r"inputs\.CT 1"),
+    ],
+)
+def test_inputs_that_make_no_sense_are_refused(
+    tmp_path: Path, role: str, more: str, said: str
+) -> None:
+    quoted = f'"{role}"' if " " in role else role
+    text = GOOD.replace("[inputs.ct]", f"[inputs.{quoted}]\n{more}")
+
+    with pytest.raises(ManifestError, match=said):
+        read_manifest(_folder(tmp_path, text))
+
+
 # -- parameters -----------------------------------------------------------------------------------
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from dicomgen import Geometry, make_series, save_all
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from tasks import INSTALLATION, PIPELINES, STARTED_AT, make_task
 
+from node.demo_study import write_demo_study
 from node.worker import WorkerSetup, perform_task
 from pipelines.errors import InputError, ManifestError, PipelineError, Refused
 from pipelines.performing import PerformRequest, choose_device, has_gpu, perform
@@ -129,6 +130,74 @@ def test_roles_must_be_those_of_the_manifest(
         perform(threshold_bone, replace(request_of(), inputs=inputs))
 
     assert caught.value.code == code
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[LoadedPipeline, PerformRequest]:
+    """PET and CT, and a pipeline that needs neither."""
+    entry = read_entry(PIPELINES / "hot_bone")
+    files: dict[str, list[Path]] = {"ct": [], "pet": []}
+    for path in write_demo_study(entry, tmp_path / "pair"):
+        files["ct" if dcmread(path).Modality == "CT" else "pet"].append(path)
+    request = PerformRequest(
+        workitem_uid=WORKITEM_UID,
+        inputs={role: tuple(paths) for role, paths in files.items()},
+        parameters={},
+        started_at=STARTED_AT,
+        installation=INSTALLATION,
+    )
+    return load_pipeline(entry, "cpu"), request
+
+
+def test_both_inputs_reach_the_pipeline(pair: tuple[LoadedPipeline, PerformRequest]) -> None:
+    done = perform(*pair)
+
+    assert list(done.sources) == ["pet", "ct"]
+    assert done.notices == ()
+    # Of four hot columns one lies outside of the bone.
+    assert done.result.label_map.array.sum() == 2 * 4 * 3
+    report = next(item.ds for item in done.evidence if item.kind == "SR")
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    referenced = {item.SeriesInstanceUID for item in study.ReferencedSeriesSequence}
+    of_inputs = {source.datasets[0].SeriesInstanceUID for source in done.sources.values()}
+    assert of_inputs < referenced
+
+
+@pytest.mark.parametrize(("given", "absent"), [("pet", "ct"), ("ct", "pet")])
+def test_a_run_without_an_optional_input_says_so(
+    pair: tuple[LoadedPipeline, PerformRequest], given: str, absent: str
+) -> None:
+    loaded, request = pair
+
+    done = perform(loaded, replace(request, inputs={given: request.inputs[given]}))
+
+    assert list(done.sources) == [given]
+    assert [notice.code for notice in done.notices] == ["input-absent"]
+    assert f"without the input {absent!r} (" in done.notices[0].message
+    report = next(item.encoded for item in done.evidence if item.kind == "SR")
+    assert done.notices[0].message.encode() in report
+
+
+def test_one_input_is_needed_always(pair: tuple[LoadedPipeline, PerformRequest]) -> None:
+    with pytest.raises(InputError, match="'pet' or 'ct'") as caught:
+        perform(pair[0], replace(pair[1], inputs={"pet": ()}))
+
+    assert caught.value.code == "input-role-missing"
+
+
+@pytest.mark.parametrize("frame", ["1.2.3", ""])
+def test_inputs_of_different_frames_of_reference_are_refused(
+    pair: tuple[LoadedPipeline, PerformRequest], frame: str
+) -> None:
+    for path in pair[1].inputs["ct"]:
+        ds = dcmread(path)
+        ds.FrameOfReferenceUID = frame
+        ds.save_as(path)
+
+    with pytest.raises(Refused, match="different Frame of Reference UIDs") as caught:
+        perform(*pair)
+
+    assert caught.value.code == "input-other-frame-of-reference"
 
 
 def test_another_modality_is_refused(

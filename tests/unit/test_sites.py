@@ -48,12 +48,12 @@ def test_the_first_entry_whose_clauses_all_hold_counts() -> None:
         entry(2.0, "KVP = 120", "calling_ae = CT1"),
         entry(3.0),
     ).pipelines.settings
-    assert site_parameters(settings, "threshold_bone", series()) == {"threshold_hu": 2.0}
+    assert site_parameters(settings, "threshold_bone", [series()]) == {"threshold_hu": 2.0}
     other = series(kvp="100")
-    assert site_parameters(settings, "threshold_bone", other) == {"threshold_hu": 3.0}
-    assert site_parameters(settings, "another", series()) == {}
+    assert site_parameters(settings, "threshold_bone", [other]) == {"threshold_hu": 3.0}
+    assert site_parameters(settings, "another", [series()]) == {}
     only = config(entry(1.0, "KVP = 80")).pipelines.settings
-    assert site_parameters(only, "threshold_bone", series()) == {}
+    assert site_parameters(only, "threshold_bone", [series()]) == {}
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,15 @@ def test_files_without_a_group_length_are_run_with_their_settings(
     assert [e.ds.SOPInstanceUID for e in performed.evidence] == [
         e.ds.SOPInstanceUID for e in by_hand.evidence
     ]
+
+
+def test_each_input_may_have_settings_and_the_first_counts_most() -> None:
+    made = {
+        "hot_bone": [
+            {"where": ["KVP = 120"], "parameters": {"uptake": 1.0, "threshold_hu": 1.0}},
+            {"where": ["KVP = 100"], "parameters": {"uptake": 2.0}},
+        ]
+    }
+    settings = Config.model_validate({"pipelines": {"settings": made}}).pipelines.settings
+    inputs = [series(kvp="100"), series(kvp="120")]
+    assert site_parameters(settings, "hot_bone", inputs) == {"uptake": 2.0, "threshold_hu": 1.0}
