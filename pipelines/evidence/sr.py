@@ -56,7 +56,7 @@ _NOTHING_FOUND = (
 
 def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     """Make the report of a result; `seg` is the SEG made of it, or None when it has no voxel."""
-    images = source_images(request)
+    images, frames = source_images(request), request.source.frame_numbers
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer_context(request)),
         procedure_reported=_procedures(request),
@@ -64,7 +64,8 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     )
     report[0].ContentSequence.append(_comments(request, found=seg is not None))
     ds = Comprehensive3DSR(
-        evidence=[*images, *([] if seg is None else [seg])],
+        # The slices of a multi-frame image are one instance.
+        evidence=[*(images[:1] if frames else images), *([] if seg is None else [seg])],
         content=report,
         is_complete=True,
         **series_attributes(request, KIND),
@@ -73,7 +74,7 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     # TID 1500: Row 6 (Image Library) stands before Row 7 (Imaging Measurements).
     names = [item.ConceptNameCodeSequence[0].CodeValue for item in ds.ContentSequence]
     place = names.index(codes.DCM.ImagingMeasurements.value)
-    ds.ContentSequence.insert(place, image_library(images))
+    ds.ContentSequence.insert(place, image_library(images, frames))
     finish(ds, request)
     return ds
 
