@@ -1,7 +1,7 @@
 """THE LIFE OF A STUDY, top-down.
 
     receive    an instance: header, archive, index, then 0x0000                 (node.receiving)
-    evaluate   a quiet study: rules -> workitems, with the reason for each      here
+    evaluate   a quiet study: rules -> workitems, with the reason for each      here (node.selection)
     perform    a workitem: claim, run in a worker, record evidence and numbers  here
     deliver    evidence: C-STORE to each destination, status per instance       here
 
@@ -14,14 +14,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
 
-from node import completeness, routing
+from node import completeness, selection
 from node.compute import PerformOutcome, PerformTask
 from node.config import Config
 from node.errors import PerformError
@@ -82,33 +82,38 @@ class Parts:
 
 
 def evaluate(parts: Parts, *, now: datetime) -> datetime | None:
-    """Evaluate every study that has news and is whole; when to look at the others again."""
+    """Evaluate every study that is whole and has news or has waited enough; when to look at the others again."""
     again: list[datetime] = []
-    for study in studies.with_news(parts.index):
+    for study in studies.to_evaluate(parts.index):
+        has_news = study.revision > study.evaluated_revision
         verdict = completeness.assess(study, now=now, quiet_s=parts.config.routing.quiet_s)
-        if verdict.whole:
-            _evaluate_study(parts, study, now)
-        else:
+        if not has_news and study.waits_until is not None and study.waits_until > now:
+            again.append(study.waits_until)
+        elif not verdict.whole:
             again.append(verdict.look_again_at)
+        elif (waits_until := _evaluate_study(parts, study, now)) is not None:
+            again.append(waits_until)
     return min(again, default=None)
 
 
-def _evaluate_study(parts: Parts, study: Study, now: datetime) -> None:
-    by_name = {rule.name: rule for rule in rules.list_rules(parts.index)}
-    received = studies.series_of(parts.index, study.study_instance_uid)
-    by_uid = {series.series_instance_uid: series for series in received}
+def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | None:
+    """Rules -> workitems; when the study must be evaluated again for an input it waits for."""
+    selections = selection.route(
+        rules.list_rules(parts.index),
+        studies.series_of(parts.index, study.study_instance_uid),
+        parts.registry.manifests,
+        now=now,
+    )
     decisions: list[Decision] = []
     planned: dict[str, Workitem] = {}
-    for decision in routing.route(by_name.values(), received, parts.registry.manifests):
-        if not decision.matched:
-            decisions.append(decision)
-            continue
-        workitem = _plan(
-            parts, study, by_name[decision.rule], by_uid[decision.series_instance_uid], now
-        )
-        uid = workitem.workitem_uid
-        planned[uid] = _merge(planned[uid], workitem) if uid in planned else workitem
-        decisions.append(replace(decision, workitem_uid=uid))
+    for one in selections:
+        uid = None
+        if one.inputs:
+            workitem = _plan(parts, study, one.rule, one.inputs, now)
+            uid = workitem.workitem_uid
+            planned[uid] = _merge(planned[uid], workitem) if uid in planned else workitem
+        decisions += [replace(d, workitem_uid=uid) if d.matched else d for d in one.decisions]
+    waits_until = min((one.waits_until for one in selections if one.waits_until), default=None)
     # The revision that was read: an instance that came meanwhile is news still.
     studies.record_evaluation(
         parts.index,
@@ -117,26 +122,25 @@ def _evaluate_study(parts: Parts, study: Study, now: datetime) -> None:
         decisions=decisions,
         workitems=list(planned.values()),
         now=now,
+        waits_until=waits_until,
     )
     log.info(
         "study_evaluated",
         study=study.study_instance_uid,
         revision=study.revision,
         workitems=len(planned),
+        **({"waits_until": waits_until.isoformat()} if waits_until else {}),
     )
+    return waits_until
 
 
-def _plan(parts: Parts, study: Study, rule: Rule, series: Series, now: datetime) -> Workitem:
-    """The workitem of one rule on one series."""
+def _plan(
+    parts: Parts, study: Study, rule: Rule, inputs: Mapping[str, Series], now: datetime
+) -> Workitem:
+    """The workitem of one rule on one set of inputs (role -> series)."""
     manifest = parts.registry.manifests[rule.pipeline]
-    # Of this study: broken senders put one Series Instance UID into two.
-    held = instances.of_series(
-        parts.index,
-        series.series_instance_uid,
-        study_instance_uid=series.study_instance_uid,
-    )
-    uids = tuple(sorted(instance.sop_instance_uid for instance in held))
-    site = site_parameters(parts.config.pipelines.settings, manifest.name, series)
+    held = tuple(_input(parts, role, series) for role, series in inputs.items())
+    site = site_parameters(parts.config.pipelines.settings, manifest.name, inputs.values())
     parameters = manifest.merge({**site, **rule.parameters})
     return Workitem(
         workitem_uid=derive_workitem_uid(
@@ -144,7 +148,7 @@ def _plan(parts: Parts, study: Study, rule: Rule, series: Series, now: datetime)
             pipeline=manifest.name,
             version=manifest.version,
             parameters=parameters,
-            sop_instance_uids=uids,
+            sop_instance_uids=[uid for one in held for uid in one.sop_instance_uids],
         ),
         study_instance_uid=study.study_instance_uid,
         study_revision=study.revision,
@@ -152,17 +156,25 @@ def _plan(parts: Parts, study: Study, rule: Rule, series: Series, now: datetime)
         pipeline=manifest.name,
         pipeline_version=manifest.version,
         parameters=parameters,
-        inputs=(
-            WorkitemInput(
-                role=routing.role_of(manifest, series) or next(iter(manifest.inputs)),
-                series_instance_uid=series.series_instance_uid,
-                sop_instance_uids=uids,
-            ),
-        ),
+        inputs=held,
         destinations=rule.destinations,
         priority=rule.priority,
         state=WorkitemState.SCHEDULED,
         scheduled_at=now,
+    )
+
+
+def _input(parts: Parts, role: str, series: Series) -> WorkitemInput:
+    # Of this study: broken senders put one Series Instance UID into two.
+    held = instances.of_series(
+        parts.index,
+        series.series_instance_uid,
+        study_instance_uid=series.study_instance_uid,
+    )
+    return WorkitemInput(
+        role=role,
+        series_instance_uid=series.series_instance_uid,
+        sop_instance_uids=tuple(sorted(instance.sop_instance_uid for instance in held)),
     )
 
 

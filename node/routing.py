@@ -1,4 +1,4 @@
-"""Rules -> which pipeline runs on which series, with the reason for every clause. Pure: no I/O, no clock.
+"""Clauses of rules: what they mean, and whether they hold for a series. Pure: no I/O, no clock.
 
 A clause is `Keyword operator value` on a DICOM keyword of the series or on a fact we derive (`FACTS`):
 
@@ -16,7 +16,7 @@ when none does. Clauses are data, never code: nothing is evaluated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,13 +27,14 @@ from pydicom.datadict import tag_for_keyword
 from node.errors import RuleError
 from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
-from storage.model import ClauseVerdict, Decision, HeaderValue, Rule, Series
+from storage.model import ClauseVerdict, HeaderValue, Rule, Series
 
 #: Facts that rules may name besides keywords; `storage.index.studies` derives them.
 FACTS: Mapping[str, str] = {
     "calling_ae": "AE title that sent the series",
     "instances": "instances received",
-    "slices": "instances with a position in space",
+    "frames": "images received: instances, or the frames of multi-frame ones",
+    "slices": "different positions in space; of multi-frame instances, frames",
     "slice_gap_mm": "median distance between neighbouring slices along their normal",
     "slice_gap_irregular_mm": "largest minus smallest such distance",
 }
@@ -96,11 +97,13 @@ def check_rule(rule: Rule, manifests: Mapping[str, Manifest]) -> None:
     Raises
     ------
     RuleError
-        For no clause, a broken one, an unknown pipeline or a parameter the pipeline does not have.
+        For no clause, a broken one, an unknown pipeline, a parameter or role the pipeline does not have, or a role
+        that it cannot go without.
     """
-    if not rule.where:
+    clauses = [*rule.where, *(text for own in rule.roles.values() for text in own)]
+    if not clauses:
         raise RuleError(f"Rule {rule.name!r} has no clause; it would match everything.")
-    for text in rule.where:
+    for text in clauses:
         parse_clause(text)
     manifest = manifests.get(rule.pipeline)
     if manifest is None:
@@ -111,75 +114,59 @@ def check_rule(rule: Rule, manifests: Mapping[str, Manifest]) -> None:
         manifest.merge(rule.parameters)
     except ManifestError as error:
         raise RuleError(f"Rule {rule.name!r}: {error}") from error
+    _check_roles(rule, manifest)
 
 
-def route(
-    rules: Iterable[Rule], series: Sequence[Series], manifests: Mapping[str, Manifest]
-) -> tuple[Decision, ...]:
-    """Every enabled rule on every series that is not our own, most urgent rule first."""
-    ordered = sorted((rule for rule in rules if rule.enabled), key=lambda r: (-r.priority, r.name))
+def _check_roles(rule: Rule, manifest: Manifest) -> None:
+    for role in (*rule.roles, *rule.without):
+        if role not in manifest.inputs:
+            raise RuleError(
+                f"Rule {rule.name!r}: pipeline {manifest.name} has no input {role!r}; "
+                f"it takes {', '.join(manifest.inputs)}."
+            )
+    wanted = wanted_roles(rule, manifest)
+    for role in rule.without:
+        if not manifest.inputs[role].optional:
+            raise RuleError(
+                f"Rule {rule.name!r}: pipeline {manifest.name} cannot run without its input {role!r}."
+            )
+        if role not in wanted:
+            raise RuleError(
+                f"Rule {rule.name!r}: `without` names {role!r}, which the rule's roles do not want."
+            )
+
+
+def wanted_roles(rule: Rule, manifest: Manifest) -> tuple[str, ...]:
+    """The inputs a rule wants, in the manifest's order: those it names and those the pipeline needs; else all."""
     return tuple(
-        decide(rule, one, manifests.get(rule.pipeline))
-        for rule in ordered
-        for one in series
-        if not one.own
-    )
-
-
-def decide(rule: Rule, series: Series, manifest: Manifest | None) -> Decision:
-    """One rule on one series: the rule's clauses, then the manifest's demands; all are looked at."""
-    verdicts = [_judge_text(text, series) for text in rule.where]
-    if manifest is not None:
-        verdicts += _demands(manifest, rule, series)
-    failed = [verdict for verdict in verdicts if not verdict.holds]
-    if manifest is None:
-        reason = f"Pipeline {rule.pipeline} is not installed."
-    elif failed:
-        reason = "Does not run: " + "; ".join(f"{v.clause} (seen: {v.seen})" for v in failed)
-    else:
-        reason = f"Every clause holds: {rule.pipeline} runs."
-    return Decision(
-        rule=rule.name,
-        rule_version=rule.version,
-        pipeline=rule.pipeline,
-        series_instance_uid=series.series_instance_uid,
-        matched=manifest is not None and not failed,
-        clauses=tuple(verdicts),
-        reason=reason,
+        role
+        for role, spec in manifest.inputs.items()
+        if not rule.roles or role in rule.roles or not spec.optional
     )
 
 
 def holds(where: Sequence[str], series: Series) -> bool:
     """Whether all clauses hold for a series."""
-    return all(_judge_text(text, series).holds for text in where)
+    return all(judge(text, series).holds for text in where)
 
 
-def role_of(manifest: Manifest, series: Series) -> str | None:
-    """The input role this series can play."""
-    for role, demand in manifest.inputs.items():
-        if series.modality in demand.modality:
-            return role
-    return None
-
-
-def _demands(manifest: Manifest, rule: Rule, series: Series) -> list[ClauseVerdict]:
-    """What the manifest can take, said as clauses."""
-    role = role_of(manifest, series)
-    modalities = sorted({m for demand in manifest.inputs.values() for m in demand.modality})
+def demands(manifest: Manifest, rule: Rule, role: str, series: Series) -> tuple[ClauseVerdict, ...]:
+    """What the manifest can take as `role`, said as clauses; an empty role stands for a series that is for none."""
+    wanted = (role,) if role else wanted_roles(rule, manifest)
+    modalities = sorted({one for name in wanted for one in manifest.inputs[name].modality})
+    taker = "pipeline" if len(manifest.inputs) == 1 else " or ".join(wanted)
     verdicts = [
         ClauseVerdict(
-            clause=f"pipeline takes Modality in {', '.join(modalities)}",
+            clause=f"{taker} takes Modality in {', '.join(modalities)}",
             seen=series.modality or "missing",
-            holds=role is not None,
+            holds=role != "",
         )
     ]
-    if role is not None:
-        frames = series.header.get("NumberOfFrames", (None,))[0]
-        count = max(series.instance_count, int(frames) if isinstance(frames, int) else 0)
-        fewest = manifest.inputs[role].min_instances
+    if role:
+        count, fewest = count_frames(series), manifest.inputs[role].min_instances
         verdicts.append(
             ClauseVerdict(
-                clause=f"pipeline takes instances >= {fewest}",
+                clause=f"{taker} takes instances >= {fewest}",
                 seen=str(count),
                 holds=count >= fewest,
             )
@@ -191,10 +178,17 @@ def _demands(manifest: Manifest, rule: Rule, series: Series) -> list[ClauseVerdi
         verdicts.append(
             ClauseVerdict(clause="pipeline takes the parameters", seen=str(error), holds=False)
         )
-    return verdicts
+    return tuple(verdicts)
 
 
-def _judge_text(text: str, series: Series) -> ClauseVerdict:
+def count_frames(series: Series) -> int:
+    """Images of a series: its instances, or the frames of multi-frame ones."""
+    frames = series.facts.get("frames")
+    return frames if isinstance(frames, int) else series.instance_count
+
+
+def judge(text: str, series: Series) -> ClauseVerdict:
+    """Whether one clause holds for a series, with the value it saw; one that cannot be read does not."""
     try:
         clause = parse_clause(text)
     except RuleError as error:

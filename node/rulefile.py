@@ -1,19 +1,31 @@
-"""Rules as TOML: what `rules export` writes and `rules import` reads. Pure."""
+"""Rules as TOML: what `rules export` writes and `rules import` reads. Pure.
+
+What most rules leave alone is written only where it is said:
+
+    wait = '30m'                    how long a study waits for an input that is missing
+    without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
+    [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
+    'ct' = ['SliceThickness <= 3']
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from node.errors import RuleError
-from storage.model import Rule
+from storage.model import WAIT_S, Rule
 
 #: Names are typed on command lines and stand in tables.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+_UNITS: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_WAIT_S = 31 * 86400
 
 
 class _RuleEntry(BaseModel):
@@ -23,13 +35,55 @@ class _RuleEntry(BaseModel):
 
     name: str = Field(pattern=NAME)
     pipeline: str
-    where: list[str] = Field(min_length=1)
+    where: list[str]
     to: list[str] = Field(min_length=1)
     priority: int = Field(50, ge=0, le=100)
     enabled: bool = True
     parameters: dict[str, Annotated[str | int | float | bool, Field(union_mode="smart")]] = Field(
         default_factory=dict
     )
+    wait: str = ""
+    without: list[str] = Field(default_factory=list)
+    roles: dict[str, list[str]] = Field(default_factory=dict)
+
+    @field_validator("wait")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        try:
+            parse_wait(text)
+        except RuleError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    @model_validator(mode="after")
+    def _has_a_clause(self) -> _RuleEntry:
+        if not (self.where or any(self.roles.values())):
+            raise ValueError("where: there is no clause; it would match everything")
+        return self
+
+
+def parse_wait(text: str) -> int:
+    """Seconds of `90s`, `30m`, `12h`, `2d`, or `0`.
+
+    Raises
+    ------
+    RuleError
+    """
+    found = re.fullmatch(r"0|(\d{1,7})([smhd])", text.strip())
+    seconds = int(found[1]) * _UNITS[found[2]] if found and found[2] else 0
+    if found is None or seconds > LONGEST_WAIT_S:
+        raise RuleError(f"{text!r} is no wait; write 90s, 30m, 12h, 7d (31d at most) or 0.")
+    return seconds
+
+
+def format_wait(seconds: int) -> str:
+    """What `parse_wait` reads, in the largest unit that fits."""
+    if seconds == 0:
+        return "0"
+    unit, length = max(
+        (item for item in _UNITS.items() if seconds % item[1] == 0), key=lambda item: item[1]
+    )
+    return f"{seconds // length}{unit}"
 
 
 def dump_rules(rules: Iterable[Rule]) -> str:
@@ -52,6 +106,15 @@ def dump_rules(rules: Iterable[Rule]) -> str:
                 f"{_text(k)} = {_scalar(v)}" for k, v in sorted(rule.parameters.items())
             )
             lines.append(f"parameters = {{ {inline} }}")
+        if rule.wait_s != WAIT_S:
+            lines.append(f"wait = {_text(format_wait(rule.wait_s))}")
+        if rule.without:
+            lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
+        if rule.roles:
+            lines.append("[rule.roles]")
+        for role, clauses in rule.roles.items():
+            own = "".join(f"    {_text(clause)},\n" for clause in clauses)
+            lines.append(f"{_text(role)} = [\n{own}]")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -85,7 +148,7 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
     except ValidationError as error:
         label = block.get("name", f"number {position}")
         places = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"])))
             for item in error.errors()
         )
         raise RuleError(f"{source}: rule {label}: {places}") from error
@@ -97,6 +160,9 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         priority=entry.priority,
         enabled=entry.enabled,
         parameters=entry.parameters,
+        roles={role: tuple(clauses) for role, clauses in entry.roles.items()},
+        wait_s=parse_wait(entry.wait) if entry.wait else WAIT_S,
+        without=tuple(entry.without),
     )
 
 

@@ -6,7 +6,7 @@ manifest's default gives way to the site's setting, and that to the rule's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from node.config import SiteSetting
 from node.errors import ConfigError, RuleError
@@ -44,9 +44,12 @@ def check_settings(settings: Settings, registry: Registry) -> None:
                 raise ConfigError(f"{key}.{number}.parameters: {error}") from error
 
 
-def site_parameters(settings: Settings, pipeline: str, series: Series) -> Parameters:
-    """The parameters of the first entry whose clauses all hold for the series; none when none does."""
-    for entry in settings.get(pipeline, ()):
-        if holds(entry.where, series):
-            return entry.parameters
-    return {}
+def site_parameters(settings: Settings, pipeline: str, inputs: Iterable[Series]) -> Parameters:
+    """For each input the parameters of the first entry whose clauses all hold for it; the first input's count most."""
+    merged: dict[str, str | int | float | bool] = {}
+    for series in inputs:
+        for entry in settings.get(pipeline, ()):
+            if holds(entry.where, series):
+                merged = {**entry.parameters, **merged}
+                break
+    return merged

@@ -39,12 +39,18 @@ class CodeSpec(_Model):
 
 
 class InputSpec(_Model):
-    """One role: a series the pipeline needs."""
+    """One role: a series the pipeline takes."""
 
     modality: tuple[str, ...] = Field(
         min_length=1, description="Modality (0008,0060), any of these."
     )
     min_instances: int = Field(1, ge=1, description="Fewest instances (or frames) that make sense.")
+    optional: bool = Field(
+        False, description="Whether the pipeline can run without it; one input there is always."
+    )
+    same_frame_as: str | None = Field(
+        None, description="A role whose Frame of Reference UID (0020,0052) must be the same."
+    )
     description: str = Field("", description="A sentence for people.")
 
 
@@ -82,6 +88,8 @@ class LimitsSpec(_Model):
     memory_mb: int = Field(8192, gt=0, description="Resident megabytes a run needs at most.")
 
 
+#: Typed on command lines and in rules.
+Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 ParameterValue = Annotated[str | int | float | bool, Field(union_mode="smart")]
 
 
@@ -101,7 +109,7 @@ class Manifest(_Model):
     procedure: CodeSpec = Field(
         description="Procedure reported when the images carry no procedure code: the imaging, not the algorithm."
     )
-    inputs: Mapping[str, InputSpec] = Field(min_length=1, description="Role -> what it takes.")
+    inputs: Mapping[Role, InputSpec] = Field(min_length=1, description="Role -> what it takes.")
     segments: tuple[SegmentSpec, ...] = Field(min_length=1)
     parameters: Mapping[str, ParameterValue] = Field(
         default_factory=dict, description="Name -> default; a rule may override."
@@ -115,6 +123,17 @@ class Manifest(_Model):
         # PS3.3 C.8.20.2: Segment Number starts at 1 and increases by 1.
         if numbers != list(range(1, len(numbers) + 1)):
             raise ValueError(f"segments: numbers must run 1, 2, 3 ... in order, not {numbers}")
+        return self
+
+    @model_validator(mode="after")
+    def _frames_are_of_other_roles(self) -> Manifest:
+        for role, spec in self.inputs.items():
+            others = [other for other in self.inputs if other != role]
+            if spec.same_frame_as is not None and spec.same_frame_as not in others:
+                raise ValueError(
+                    f"inputs.{role}.same_frame_as: {spec.same_frame_as!r} is none of the other inputs: "
+                    f"{', '.join(others) or 'there is none'}"
+                )
         return self
 
     def merge(self, overrides: Parameters) -> dict[str, str | int | float | bool]:

@@ -10,7 +10,7 @@ import importlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class PerformRequest:
     """What one run is made of."""
 
     workitem_uid: str
-    #: Role -> files of one series.
+    #: Role -> files of one series; a role that is optional may be missing.
     inputs: Mapping[str, tuple[Path, ...]]
     #: Overrides of the manifest's defaults.
     parameters: Parameters
@@ -63,9 +63,10 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
     Raises
     ------
     InputError
-        When a role has no series, or its files are no volume.
+        When a role that is needed has no series, or none has; or its files are no volume.
     Refused
-        When a series is not what the manifest takes, or the pipeline declines it.
+        When a series is not what the manifest takes, two lie in different frames of reference, or the pipeline
+        declines them.
     ManifestError
         When a parameter or the result breaks the contract.
     UnprovenError
@@ -84,6 +85,7 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
         result = loaded.pipeline.run(loaded.model, sources, parameters)
     with _timed(timings, "encode"):
         _check(result, sources)
+        result = replace(result, notices=(*_absences(manifest, sources), *result.notices))
         evidence = create_evidence(
             EvidenceRequest(
                 workitem_uid=request.workitem_uid,
@@ -133,14 +135,21 @@ def _read_inputs(
                 code="input-role-unknown",
             )
     sources = {}
+    if not any(inputs.values()):
+        raise InputError(
+            f"Pipeline {manifest.name} needs a series for {' or '.join(map(repr, manifest.inputs))}.",
+            code="input-role-missing",
+        )
     for role, spec in manifest.inputs.items():
-        if not inputs.get(role):
+        if inputs.get(role):
+            sources[role] = read_series(inputs[role])
+            _demand_accepted(role, spec, sources[role])
+        elif not spec.optional:
             raise InputError(
                 f"Pipeline {manifest.name} needs a series for its input {role!r}.",
                 code="input-role-missing",
             )
-        sources[role] = read_series(inputs[role])
-        _demand_accepted(role, spec, sources[role])
+    _demand_same_frames(manifest, sources)
     return sources
 
 
@@ -152,11 +161,35 @@ def _demand_accepted(role: str, spec: InputSpec, source: SourceSeries) -> None:
             f"Input {role!r} takes Modality {' or '.join(spec.modality)}, not {modality or 'none'}.",
             code="input-modality",
         )
-    if len(source.datasets) < spec.min_instances:
+    slices = source.volume.spatial_shape[0]
+    if slices < spec.min_instances:
         raise Refused(
-            f"Input {role!r} needs {spec.min_instances} instances; the series has {len(source.datasets)}.",
+            f"Input {role!r} needs {spec.min_instances} instances; the series has {slices}.",
             code="input-too-few-instances",
         )
+
+
+def _demand_same_frames(manifest: Manifest, sources: Mapping[str, SourceSeries]) -> None:
+    """PS3.3 C.7.4.1.1.1: positions of two series compare only where Frame of Reference UID is the same."""
+    for role, source in sources.items():
+        other = manifest.inputs[role].same_frame_as
+        if other is None or other not in sources:
+            continue
+        mine, theirs = (one.volume.frame_of_reference_uid for one in (source, sources[other]))
+        if not mine or mine != theirs:
+            raise Refused(
+                f"Inputs {role!r} and {other!r} have different Frame of Reference UIDs ({mine or 'none'}, "
+                f"{theirs or 'none'}): nothing says how one lies on the other.",
+                code="input-other-frame-of-reference",
+            )
+
+
+def _absences(manifest: Manifest, sources: Mapping[str, SourceSeries]) -> Iterator[Notice]:
+    """What a reader must know of a run that had less than the pipeline can use."""
+    for role, spec in manifest.inputs.items():
+        if role not in sources:
+            what = f" ({spec.description.rstrip('.')})" if spec.description else ""
+            yield Notice(code="input-absent", message=f"Analysed without the input {role!r}{what}.")
 
 
 # -- results --------------------------------------------------------------------------------------

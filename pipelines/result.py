@@ -129,6 +129,8 @@ class Pipeline(Protocol):
     ) -> AnalysisResult:
         """Analyse one set of inputs (role -> series). `parameters` is complete: defaults and overrides merged.
 
+        An input that the manifest calls optional may be missing; one is always there.
+
         Raises
         ------
         pipelines.errors.Refused

@@ -20,6 +20,9 @@ Header: TypeAlias = Mapping[str, tuple[HeaderValue, ...]]
 #: Parameters of a pipeline, by name.
 Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 
+#: Seconds that a study waits for a missing input where its rule does not say.
+WAIT_S = 1800
+
 
 def utcnow() -> datetime:
     """The only clock: aware, UTC."""
@@ -75,7 +78,7 @@ class Series:
     last_received_at: datetime
     #: Header of the first instance received: what rules read.
     header: Header
-    #: Derived facts rules may name besides keywords: `calling_ae`, `instances`, `slice_gap_mm`, ...
+    #: Derived facts rules may name besides keywords: `calling_ae`, `instances`, `frames`, `slice_gap_mm`, ...
     facts: Mapping[str, HeaderValue] = field(default_factory=dict)
     own: bool = False
 
@@ -95,6 +98,8 @@ class Study:
     instance_count: int
     first_received_at: datetime
     last_received_at: datetime
+    #: A wait for a missing input ends then: the study is evaluated again, with news or without.
+    waits_until: datetime | None = None
 
 
 # -- what shall run -----------------------------------------------------------------------------
@@ -106,13 +111,19 @@ class Rule:
 
     name: str
     pipeline: str
-    #: Clauses as written, e.g. `Modality = CT`; parsed by `node.routing`.
+    #: Clauses as written, e.g. `Modality = CT`, which hold for every input; parsed by `node.routing`.
     where: tuple[str, ...]
     destinations: tuple[str, ...]
     priority: int = 50
     enabled: bool = True
     #: Overrides of the manifest's parameters.
     parameters: Parameters = field(default_factory=dict)
+    #: Roles that are wanted, each with the clauses its series must meet besides; none: all of the pipeline's.
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Seconds that a study waits for a wanted role that is missing.
+    wait_s: int = WAIT_S
+    #: Roles that a run may go without when the wait is over.
+    without: tuple[str, ...] = ()
     version: int = 1
 
 
@@ -137,13 +148,31 @@ class ClauseVerdict:
     holds: bool
 
 
+class DecisionCode(StrEnum):
+    """What came of one rule on one series, or on a role that no series plays."""
+
+    RUNS = "runs"
+    #: A clause of the rule or a demand of the pipeline does not hold.
+    UNFIT = "unfit"
+    #: It would do, but another series has more slices.
+    OUTRANKED = "outranked"
+    #: An input is missing that may come yet; `reason` says until when.
+    WAITS = "waits"
+    #: An input is missing that did not come in time, and the rule allows no run without it.
+    HELD = "held"
+    #: The run goes without this input, as the rule allows.
+    ABSENT = "absent"
+    NOT_INSTALLED = "not-installed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One rule on one series: every clause, and what came of it."""
+    """One rule on one series, in one role: every clause, and what came of it."""
 
     rule: str
     rule_version: int
     pipeline: str
+    #: Empty for a role that no series plays.
     series_instance_uid: str
     matched: bool
     #: Clauses of the rule, then the demands of the pipeline's manifest.
@@ -151,6 +180,10 @@ class Decision:
     #: A sentence: why this series runs, or what would have to change.
     reason: str
     workitem_uid: str | None = None
+    #: The input it was looked at for; empty when the pipeline takes no such series.
+    role: str = ""
+    #: One of `DecisionCode`; empty in what an older version decided.
+    code: str = ""
 
 
 # -- what runs ----------------------------------------------------------------------------------

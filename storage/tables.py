@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -132,6 +132,7 @@ studies = Table(
     Column("instance_count", Integer, nullable=False),
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
+    Column("waits_until", UtcDateTime),
     Index(None, "last_received_at"),
 )
 Index(
@@ -139,6 +140,12 @@ Index(
     studies.c.study_instance_uid,
     sqlite_where=studies.c.revision > studies.c.evaluated_revision,
     postgresql_where=studies.c.revision > studies.c.evaluated_revision,
+)
+Index(
+    "ix_studies_waiting",
+    studies.c.waits_until,
+    sqlite_where=studies.c.waits_until.is_not(None),
+    postgresql_where=studies.c.waits_until.is_not(None),
 )
 
 # -- what shall run -------------------------------------------------------------------------------
@@ -154,6 +161,9 @@ rules = Table(
     Column("enabled", Boolean, nullable=False),
     Column("parameters", JsonValue, nullable=False),
     Column("version", Integer, nullable=False),
+    Column("roles", JsonValue, nullable=False, server_default=text("'{}'")),
+    Column("wait_s", Integer, nullable=False, server_default=text("1800")),
+    Column("without", JsonValue, nullable=False, server_default=text("'[]'")),
 )
 
 #: Outlives the rule: a decision names rule and version for good.
@@ -204,6 +214,8 @@ decisions = Table(
     Column("clauses", JsonValue, nullable=False),
     Column("reason", Text, nullable=False),
     Column("workitem_uid", Text),
+    Column("role", Text, nullable=False, server_default=text("''")),
+    Column("code", Text, nullable=False, server_default=text("''")),
 )
 
 # -- what runs ------------------------------------------------------------------------------------

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 
 from node.config import Config
+from node.errors import ReceiveError
 from node.header import read_header
+from node.selection import select
 from node.sites import site_parameters
 from pipelines.errors import InputError
 from pipelines.evidence.request import Installation
@@ -23,18 +25,30 @@ from pipelines.manifest import Manifest
 from pipelines.performing import Performed, PerformRequest, choose_device, perform
 from pipelines.registry import PipelineEntry, load_pipeline
 from pipelines.uids import derive_workitem_uid
-from storage.model import MeasurementRow, Parameters, Series, utcnow
+from storage.model import Header, MeasurementRow, Parameters, Rule, Series, utcnow
 
-_TAGS = ["SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription"]
+_TAGS = [
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "Modality",
+    "SeriesDescription",
+    "NumberOfFrames",
+]
+#: What a rule of the node would say that takes whatever there is.
+_ANYTHING = Rule(name="files", pipeline="", where=(), destinations=(), wait_s=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundSeries:
-    """The files of one series in a folder."""
+    """The files of one series of one study in a folder."""
 
+    study_instance_uid: str
     series_instance_uid: str
     modality: str
     description: str
+    #: Images: instances, or the frames of multi-frame ones.
+    frames: int
     #: SOP Instance UID -> file.
     files: Mapping[str, Path]
 
@@ -49,9 +63,14 @@ def run_on_folder(
     PipelineError
         As `pipelines.performing.perform`; also when the folder does not say which series is meant.
     """
-    chosen = choose_inputs(entry.manifest, find_series(path))
-    site = _site_parameters(config, entry.manifest.name, next(iter(chosen.values())))
-    parameters = {**site, **parameters}
+    found = {_key(one): one for one in find_series(path)}
+    inputs = choose_inputs(entry.manifest, tuple(found.values()))
+    chosen = {role: found[_key(series)] for role, series in inputs.items()}
+    settings = config.pipelines.settings
+    parameters = {
+        **site_parameters(settings, entry.manifest.name, inputs.values()),
+        **parameters,
+    }
     loaded = load_pipeline(entry, choose_device(device))
     request = PerformRequest(
         workitem_uid=derive_workitem_uid(
@@ -74,29 +93,34 @@ def run_on_folder(
     return perform(loaded, request)
 
 
-def _site_parameters(config: Config, pipeline: str, found: FoundSeries) -> Parameters:
-    """What `[pipelines] settings` say about a series of files; facts of receiving (`calling_ae`) are missing here."""
-    if not config.pipelines.settings.get(pipeline):
-        return {}
-    with next(iter(found.files.values())).open("rb") as file:
+def _as_received(found: FoundSeries) -> Series:
+    """A series of files as the index would have it; facts of receiving (`calling_ae`) are missing here."""
+    now = utcnow()
+    count = len(found.files)
+    return Series(
+        series_instance_uid=found.series_instance_uid,
+        study_instance_uid=found.study_instance_uid,
+        modality=found.modality,
+        instance_count=count,
+        first_received_at=now,
+        last_received_at=now,
+        header=_header_of(next(iter(found.files.values()))),
+        facts={"instances": count, "frames": found.frames, "slices": found.frames},
+    )
+
+
+def _header_of(path: Path) -> Header:
+    with path.open("rb") as file:
         read_preamble(file, force=False)
         meta = read_dataset(
             file, is_implicit_VR=False, is_little_endian=True, stop_when=_beyond_file_meta
         )
         encoded = file.read()
-    now = utcnow()
-    parsed = read_header(str(meta.TransferSyntaxUID), encoded)
-    series = Series(
-        series_instance_uid=found.series_instance_uid,
-        study_instance_uid=parsed.study_instance_uid,
-        modality=found.modality,
-        instance_count=len(found.files),
-        first_received_at=now,
-        last_received_at=now,
-        header=parsed.header,
-        facts={"instances": len(found.files)},
-    )
-    return site_parameters(config.pipelines.settings, pipeline, series)
+    try:
+        return read_header(str(meta.TransferSyntaxUID), encoded).header
+    except ReceiveError:
+        # The node would not have taken it; here reading the series says what is wrong with it.
+        return {}
 
 
 def _beyond_file_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
@@ -105,54 +129,76 @@ def _beyond_file_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 def find_series(path: Path) -> tuple[FoundSeries, ...]:
     """Series among the files under `path`, by their headers; what is not DICOM is left out."""
-    files: dict[str, dict[str, Path]] = defaultdict(dict)
-    heads: dict[str, tuple[str, str]] = {}
+    files: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
+    heads: dict[tuple[str, str], Dataset] = {}
+    frames: dict[tuple[str, str], int] = defaultdict(int)
     for file in _files(path):
         try:
             ds = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-        except (InvalidDicomError, OSError, EOFError, ValueError):
+            count = int(ds.get("NumberOfFrames") or 1)
+        except (InvalidDicomError, OSError, EOFError, ValueError, TypeError):
             continue
-        uid, instance = ds.get("SeriesInstanceUID"), ds.get("SOPInstanceUID")
-        if uid and instance:
-            files[str(uid)].setdefault(str(instance), file)
-            heads[str(uid)] = str(ds.get("Modality", "")), str(ds.get("SeriesDescription", ""))
+        series, instance = ds.get("SeriesInstanceUID"), ds.get("SOPInstanceUID")
+        key = str(ds.get("StudyInstanceUID", "")), str(series)
+        if series and instance and str(instance) not in files[key]:
+            files[key][str(instance)] = file
+            heads[key] = ds
+            frames[key] += count
     return tuple(
         FoundSeries(
-            series_instance_uid=uid, modality=heads[uid][0], description=heads[uid][1], files=found
+            study_instance_uid=study,
+            series_instance_uid=series,
+            modality=str(heads[study, series].get("Modality", "")),
+            description=str(heads[study, series].get("SeriesDescription", "")),
+            frames=frames[study, series],
+            files=found,
         )
-        for uid, found in sorted(files.items())
+        for (study, series), found in sorted(files.items())
+        if found
     )
 
 
-def choose_inputs(manifest: Manifest, found: Sequence[FoundSeries]) -> dict[str, FoundSeries]:
-    """The one series of the folder that each role can take.
+def choose_inputs(manifest: Manifest, found: Sequence[FoundSeries]) -> Mapping[str, Series]:
+    """The one set of inputs (role -> series) that the node would make of these files.
 
     Raises
     ------
     InputError
         When there is none, or more than one.
     """
-    chosen = {}
-    for role, demand in manifest.inputs.items():
-        fit = [
-            series
-            for series in found
-            if series.modality in demand.modality and len(series.files) >= demand.min_instances
-        ]
-        if len(fit) != 1:
-            there = "; ".join(
-                f"{s.modality} {s.description!r}, {len(s.files)} instances, {s.series_instance_uid}"
-                for s in fit or found
-            )
-            raise InputError(
-                f"Pipeline {manifest.name} needs one {' or '.join(demand.modality)} series of at least "
-                f"{demand.min_instances} instances as {role!r}; "
-                + (f"{len(fit)} fit, name a folder that holds one" if fit else "none fits")
-                + f": {there or 'no DICOM file there'}.",
-                code="input-role-missing",
-            )
-        chosen[role] = fit[0]
-    return chosen
+    optional = tuple(role for role, spec in manifest.inputs.items() if spec.optional)
+    rule = replace(_ANYTHING, pipeline=manifest.name, without=optional)
+    taken = {modality for spec in manifest.inputs.values() for modality in spec.modality}
+    studies: dict[str, list[Series]] = defaultdict(list)
+    for one in found:
+        if one.modality in taken:
+            studies[one.study_instance_uid].append(_as_received(one))
+    sets = [
+        selected.inputs
+        for series in studies.values()
+        for selected in select(rule, series, manifest, now=utcnow())
+        if selected.inputs
+    ]
+    if len(sets) == 1:
+        return sets[0]
+    needs = "; ".join(
+        f"{role!r}: {' or '.join(spec.modality)} of at least {spec.min_instances} instances"
+        + (" (optional)" if spec.optional else "")
+        for role, spec in manifest.inputs.items()
+    )
+    there = "; ".join(
+        f"{s.modality} {s.description!r}, {s.frames} images, {s.series_instance_uid}" for s in found
+    )
+    raise InputError(
+        f"Pipeline {manifest.name} needs one series of each: {needs}. "
+        + (f"{len(sets)} fit, name a folder that holds one" if sets else "None fits")
+        + f": {there or 'no DICOM file there'}.",
+        code="input-role-missing",
+    )
+
+
+def _key(series: FoundSeries | Series) -> tuple[str, str]:
+    return series.study_instance_uid, series.series_instance_uid
 
 
 def write_results(performed: Performed, out: Path) -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.values import insert_or_ignore
-from storage.model import Event, Rule, RuleChange, utcnow
+from storage.model import WAIT_S, Event, Rule, RuleChange, utcnow
 
 _table = tables.rules
 
@@ -147,7 +147,13 @@ def _change(rule: Rule, action: str, actor: str, now: datetime | None) -> RuleCh
 
 
 def _record(connection: Connection, change: RuleChange) -> None:
-    """The history's row and the log's line."""
+    """The history's row and the log's line; studies that wait for an input are evaluated again."""
+    waiting = tables.studies.c.waits_until
+    connection.execute(
+        update(tables.studies)
+        .where(waiting > change.changed_at)
+        .values(waits_until=change.changed_at)
+    )
     row = {
         "name": change.name,
         "version": change.version,
@@ -200,6 +206,9 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "enabled": rule.enabled,
         "parameters": dict(rule.parameters),
         "version": rule.version,
+        "roles": {role: list(clauses) for role, clauses in rule.roles.items()},
+        "wait_s": rule.wait_s,
+        "without": list(rule.without),
     }
 
 
@@ -213,4 +222,8 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         enabled=stored["enabled"],
         parameters=stored["parameters"],
         version=stored["version"],
+        # The history keeps rules as older versions wrote them.
+        roles={role: tuple(clauses) for role, clauses in stored.get("roles", {}).items()},
+        wait_s=stored.get("wait_s", WAIT_S),
+        without=tuple(stored.get("without", ())),
     )

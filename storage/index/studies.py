@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, update
 
 from storage import tables
 from storage.errors import NotFound
@@ -19,6 +19,7 @@ from storage.index.workitem_rows import insert_workitem
 from storage.model import (
     ClauseVerdict,
     Decision,
+    DecisionCode,
     Event,
     HeaderValue,
     Series,
@@ -51,12 +52,13 @@ def get(index: Index, study_instance_uid: str) -> Study:
     return _from_row(row)
 
 
-def with_news(index: Index) -> tuple[Study, ...]:
-    """Studies whose revision is not evaluated yet, those that waited longest first."""
+def to_evaluate(index: Index) -> tuple[Study, ...]:
+    """Studies whose revision is not evaluated yet or that wait for an input, those quiet longest first."""
     table = tables.studies
+    has_news = table.c.revision > table.c.evaluated_revision
     statement = (
         select(table)
-        .where(table.c.revision > table.c.evaluated_revision)
+        .where(or_(has_news, table.c.waits_until.is_not(None)))
         .order_by(table.c.last_received_at)
     )
     with index.read() as connection:
@@ -66,9 +68,10 @@ def with_news(index: Index) -> tuple[Study, ...]:
 def series_of(index: Index, study_instance_uid: str) -> tuple[Series, ...]:
     """The series of a study with the facts rules may name, in the order they began.
 
-    Facts are `calling_ae`, `instances`, `slices`, `own` (1 or 0), and for a series with one orientation
-    `slice_gap_mm` (median distance of neighbouring slices along the normal) and `slice_gap_irregular_mm` (largest
-    distance less the smallest, mm); without a known spacing the last two are missing.
+    Facts are `calling_ae`, `instances`, `frames` (instances, or the frames of multi-frame ones), `slices`, `own` (1
+    or 0), and for single-frame series with one orientation `slice_gap_mm` (median distance of neighbouring slices
+    along the normal) and `slice_gap_irregular_mm` (largest distance less the smallest, mm); without a known spacing
+    the last two are missing. `slices` are the different positions where instances say theirs, else the frames.
     """
     table = tables.series
     statement = (
@@ -89,16 +92,19 @@ def record_evaluation(  # noqa: PLR0913 - one transition
     decisions: Sequence[Decision],
     workitems: Sequence[Workitem],
     now: datetime,
+    waits_until: datetime | None = None,
 ) -> None:
     """Keep what an evaluation decided, and schedule its workitems.
 
-    Counts once: nothing happens when this revision, or a later one, is evaluated already. A workitem whose UID is
-    known is left as it is.
+    Counts once: nothing happens when this revision, or a later one, is evaluated already, unless it was left waiting
+    until now; then these decisions replace those. A workitem whose UID is known is left as it is.
 
     Parameters
     ----------
     revision
         The revision that was looked at; what came after it stays news.
+    waits_until
+        When the study shall be evaluated again although nothing came; None when it waits for nothing.
 
     Raises
     ------
@@ -110,16 +116,27 @@ def record_evaluation(  # noqa: PLR0913 - one transition
         advanced = connection.execute(
             update(study)
             .where(study.c.study_instance_uid == study_instance_uid)
-            .where(study.c.evaluated_revision < revision)
-            .values(evaluated_revision=revision)
+            .where(
+                or_(
+                    study.c.evaluated_revision < revision,
+                    and_(study.c.evaluated_revision == revision, study.c.waits_until <= now),
+                )
+            )
+            .values(evaluated_revision=revision, waits_until=waits_until)
         ).rowcount
         if not advanced:
             _require(connection, study_instance_uid)
             return
+        table = tables.decisions
+        connection.execute(
+            delete(table)
+            .where(table.c.study_instance_uid == study_instance_uid)
+            .where(table.c.revision == revision)
+        )
         scheduled = sum(insert_workitem(connection, workitem) for workitem in workitems)
         if decisions:
             connection.execute(
-                insert(tables.decisions),
+                insert(table),
                 [
                     _decision_to_row(study_instance_uid, revision, n, decision)
                     for n, decision in enumerate(decisions)
@@ -132,14 +149,26 @@ def record_evaluation(  # noqa: PLR0913 - one transition
                 actor="node",
                 at=now,
                 study_instance_uid=study_instance_uid,
-                detail={
-                    "revision": revision,
-                    "decisions": len(decisions),
-                    "matched": sum(decision.matched for decision in decisions),
-                    "scheduled": scheduled,
-                },
+                detail=_said_of(decisions, revision, scheduled, waits_until),
             ),
         )
+
+
+def _said_of(
+    decisions: Sequence[Decision], revision: int, scheduled: int, waits_until: datetime | None
+) -> dict[str, HeaderValue]:
+    """The line of the log about an evaluation."""
+    detail: dict[str, HeaderValue] = {
+        "revision": revision,
+        "decisions": len(decisions),
+        "matched": sum(decision.matched for decision in decisions),
+        "scheduled": scheduled,
+    }
+    if waits_until is not None:
+        detail["waits_until"] = waits_until.isoformat()
+    if held := sorted({one.rule for one in decisions if one.code == DecisionCode.HELD}):
+        detail["held"] = ", ".join(held)
+    return detail
 
 
 def decisions(
@@ -175,11 +204,15 @@ def _from_row(row: Row[Any]) -> Study:
 
 def _series_from_row(connection: Connection, row: Row[Any]) -> Series:
     table = tables.instances
-    geometries = connection.execute(
-        select(table.c.header["ImagePositionPatient"], table.c.header["ImageOrientationPatient"])
+    rows = connection.execute(
+        select(
+            table.c.header["ImagePositionPatient"],
+            table.c.header["ImageOrientationPatient"],
+            table.c.header["NumberOfFrames"],
+        )
         .where(table.c.series_instance_uid == row.series_instance_uid)
         .where(table.c.study_instance_uid == row.study_instance_uid)
-    )
+    ).all()
     return Series(
         series_instance_uid=row.series_instance_uid,
         study_instance_uid=row.study_instance_uid,
@@ -188,27 +221,39 @@ def _series_from_row(connection: Connection, row: Row[Any]) -> Series:
         first_received_at=row.first_received_at,
         last_received_at=row.last_received_at,
         header=to_header(row.header),
-        facts=_derive_facts(row, [(stored[0], stored[1]) for stored in geometries]),
+        facts=_derive_facts(
+            row,
+            geometries=[(stored[0], stored[1]) for stored in rows],
+            frames=sum(_count_frames(stored[2]) for stored in rows),
+        ),
         own=row.own,
     )
 
 
 def _derive_facts(
-    row: Row[Any], geometries: Iterable[tuple[Numbers, Numbers]]
+    row: Row[Any], *, geometries: Iterable[tuple[Numbers, Numbers]], frames: int
 ) -> dict[str, HeaderValue]:
     facts: dict[str, HeaderValue] = {
         "calling_ae": row.calling_ae,
         "instances": row.instance_count,
-        "slices": row.instance_count,
+        "frames": frames,
+        "slices": frames,
         "own": int(row.own),
     }
-    measured = measure_slices(geometries)
+    # Of a multi-frame instance the header has the first frame's place at most.
+    measured = measure_slices(geometries) if frames == row.instance_count else None
     if measured is not None:
         facts["slices"] = measured.slices
         if measured.gap_mm is not None:
             facts["slice_gap_mm"] = measured.gap_mm
             facts["slice_gap_irregular_mm"] = measured.irregular_mm
     return facts
+
+
+def _count_frames(stored: Sequence[HeaderValue] | None) -> int:
+    """Number of Frames (0028,0008) of one instance; 1 where it has none, or none that is a number."""
+    first = stored[0] if stored else None
+    return first if isinstance(first, int) and first > 0 else 1
 
 
 def _decision_to_row(

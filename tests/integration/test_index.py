@@ -25,8 +25,8 @@ from rows import (
 )
 
 from storage.errors import IndexUnavailable, NotFound
-from storage.index import Index, engine, events, instances, open_index, studies, workitems
-from storage.model import AddOutcome, ClauseVerdict, Decision, Header, Workitem
+from storage.index import Index, engine, events, instances, open_index, rules, studies, workitems
+from storage.model import AddOutcome, ClauseVerdict, Decision, Header, Rule, Workitem
 
 ADDED, DUPLICATE, CONFLICT = AddOutcome
 
@@ -153,9 +153,9 @@ def test_our_own_objects_are_held_and_are_no_news(index: Index) -> None:
 
 def test_a_study_of_our_own_objects_only_is_no_news(index: Index) -> None:
     instances.add(index, make_instance(1, own=True))
-    assert studies.with_news(index) == ()
+    assert studies.to_evaluate(index) == ()
     instances.add(index, make_instance(2))
-    assert [study.revision for study in studies.with_news(index)] == [1]
+    assert [study.revision for study in studies.to_evaluate(index)] == [1]
 
 
 def test_clocks_of_two_nodes_never_turn_time_back(index: Index) -> None:
@@ -290,6 +290,7 @@ def test_facts_of_an_axial_series(index: Index) -> None:
     assert series.facts == {
         "calling_ae": "CT1",
         "instances": 6,
+        "frames": 6,
         "slices": 5,
         "own": 0,
         "slice_gap_mm": 2.25,
@@ -336,25 +337,91 @@ def test_one_slice_has_no_gap(index: Index) -> None:
     assert "slice_gap_mm" not in facts
 
 
+def test_frames_of_multi_frame_instances_are_counted(index: Index) -> None:
+    # NM RECON TOMO: one instance, and its place stands in a sequence.
+    instances.add(index, make_instance(1, header={"Modality": ("NM",), "NumberOfFrames": (128,)}))
+    facts = studies.series_of(index, STUDY)[0].facts
+    assert (facts["instances"], facts["frames"], facts["slices"]) == (1, 128, 128)
+    assert "slice_gap_mm" not in facts
+
+
+def test_the_place_of_a_first_frame_is_not_that_of_all(index: Index) -> None:
+    for n, frames in ((1, 60), (2, 20), (3, "many")):
+        header = make_instance(n).header | {"NumberOfFrames": (frames,)}
+        instances.add(index, make_instance(n, header=header))
+    facts = studies.series_of(index, STUDY)[0].facts
+    assert (facts["frames"], facts["slices"]) == (81, 81)
+    assert "slice_gap_mm" not in facts
+
+
 # -- evaluation -----------------------------------------------------------------------------------
 
 
 def test_news_is_a_revision_not_evaluated(index: Index) -> None:
     instances.add(index, make_instance(1))
     instances.add(index, make_instance(2))
-    assert [study.revision for study in studies.with_news(index)] == [2]
+    assert [study.revision for study in studies.to_evaluate(index)] == [2]
     evaluate(index, 2)
-    assert studies.with_news(index) == ()
+    assert studies.to_evaluate(index) == ()
     assert studies.get(index, STUDY).evaluated_revision == 2
     instances.add(index, make_instance(3))
-    assert [study.revision for study in studies.with_news(index)] == [3]
+    assert [study.revision for study in studies.to_evaluate(index)] == [3]
 
 
 def test_an_instance_that_came_during_the_evaluation_stays_news(index: Index) -> None:
     instances.add(index, make_instance(1))
     instances.add(index, make_instance(2))
     evaluate(index, 1)
-    assert len(studies.with_news(index)) == 1
+    assert len(studies.to_evaluate(index)) == 1
+
+
+def wait(index: Index, *, until: datetime, now: datetime, decisions: int = 1) -> None:
+    studies.record_evaluation(
+        index,
+        study_instance_uid=STUDY,
+        revision=1,
+        decisions=[make_decision(n) for n in range(decisions)],
+        workitems=(),
+        now=now,
+        waits_until=until,
+    )
+
+
+def test_a_study_that_waits_is_evaluated_again_when_the_wait_is_over(index: Index) -> None:
+    instances.add(index, make_instance(1))
+    wait(index, until=later(100), now=NOON, decisions=2)
+    (waiting,) = studies.to_evaluate(index)
+    assert (waiting.evaluated_revision, waiting.waits_until) == (1, later(100))
+    # Too early, as a second node would: counts as nothing.
+    wait(index, until=later(500), now=later(99), decisions=1)
+    assert studies.get(index, STUDY).waits_until == later(100)
+    assert len(studies.decisions(index, STUDY)) == 2
+    # In time: what was decided is replaced, and the wait is over.
+    wait(index, until=later(500), now=later(100), decisions=1)
+    assert studies.get(index, STUDY).waits_until == later(500)
+    assert len(studies.decisions(index, STUDY)) == 1
+    detail = [event.detail for event in events.list_events(index, kind="study-evaluated")]
+    assert {one.get("waits_until") for one in detail} == {
+        later(100).isoformat(),
+        later(500).isoformat(),
+    }
+
+
+def test_news_ends_a_wait(index: Index) -> None:
+    instances.add(index, make_instance(1))
+    wait(index, until=later(100), now=NOON)
+    instances.add(index, make_instance(2))
+    evaluate(index, 2)
+    assert studies.get(index, STUDY).waits_until is None
+    assert studies.to_evaluate(index) == ()
+
+
+def test_a_changed_rule_ends_a_wait(index: Index) -> None:
+    instances.add(index, make_instance(1))
+    wait(index, until=later(100), now=NOON)
+    rule = Rule(name="r", pipeline="p", where=("Modality = CT",), destinations=())
+    rules.add(index, rule, actor="test", now=later(10))
+    assert studies.get(index, STUDY).waits_until == later(10)
 
 
 def test_an_evaluation_keeps_decisions_workitems_and_an_event(index: Index) -> None:

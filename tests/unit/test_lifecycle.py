@@ -205,7 +205,7 @@ def test_a_study_is_evaluated_when_it_is_quiet_and_once(parts: Parts) -> None:
     assert workitems.list_workitems(parts.index) == ()
     assert evaluate(parts, seconds=65) is None
     assert only_workitem(parts).inputs[0].sop_instance_uids == ("1.2.3.1.1", "1.2.3.1.2")
-    assert studies.with_news(parts.index) == ()
+    assert studies.to_evaluate(parts.index) == ()
 
 
 def test_two_rules_on_the_same_run_make_one_workitem(parts: Parts) -> None:

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from node import selection
 from node.completeness import assess
 from node.errors import RuleError
-from node.routing import check_rule, parse_clause, route
+from node.routing import check_rule, parse_clause
 from pipelines.manifest import Manifest
 from storage.model import Decision, Rule, Series, Study
 
@@ -54,6 +55,14 @@ def series(*, own: bool = False, count: int = 60, **header: tuple[object, ...]) 
 def rule(*where: str, **changes: object) -> Rule:
     values = {"name": "r", "pipeline": "bones", "where": where, "destinations": ("PACS",)}
     return Rule(**{**values, **changes})
+
+
+def route(
+    rules: list[Rule], series: list[Series], manifests: dict[str, Manifest]
+) -> tuple[Decision, ...]:
+    """Every decision of every rule on a study whose quiet time is over."""
+    selections = selection.route(rules, series, manifests, now=NOON)
+    return tuple(decision for one in selections for decision in one.decisions)
 
 
 def decide(*where: str, **header: tuple[object, ...]) -> Decision:

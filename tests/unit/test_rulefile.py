@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.errors import RuleError
-from node.rulefile import dump_rules, parse_rules
+from node.rulefile import LONGEST_WAIT_S, dump_rules, format_wait, parse_rules, parse_wait
 from storage.model import Rule
 
 TEXT = st.text(
@@ -31,6 +31,9 @@ RULES = st.lists(
         priority=st.integers(0, 100),
         enabled=st.booleans(),
         parameters=st.dictionaries(TEXT, SCALAR, max_size=3),
+        roles=st.dictionaries(TEXT, st.lists(TEXT, max_size=3).map(tuple), max_size=3),
+        wait_s=st.one_of(st.integers(0, LONGEST_WAIT_S), st.sampled_from([0, 1800, 86400])),
+        without=st.lists(TEXT, max_size=3).map(tuple),
         version=st.just(1),
     ),
     max_size=4,
@@ -61,7 +64,8 @@ def test_regular_expressions_stay_readable() -> None:
         ("[[rule]", "rules.toml"),
         ("[rule]\nname = 'a'", "not a list"),
         ("colour = 'red'", "not a list"),
-        ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = []\nto = ['X']", "rule a: where"),
+        ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = []\nto = ['X']", "where: there is no clause"),
+        ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']\nwait = '30 min'", "rule a: wait"),
         ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['Modality = CT']", "rule a: to"),
         ("[[rule]]\nname = '../a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']", "rule ../a: name"),
         ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']\nprio = 3", "prio"),
@@ -73,3 +77,44 @@ def test_a_broken_file_is_refused_by_name(text: str, said: str) -> None:
     with pytest.raises(RuleError, match=r"rules\.toml") as refused:
         parse_rules(text, source="rules.toml")
     assert said in str(refused.value)
+
+
+def test_a_rule_of_two_inputs_reads_as_it_is_meant() -> None:
+    rule = Rule(
+        name="bone-spect",
+        pipeline="spect_ct_bone_lesion",
+        where=(),
+        destinations=("PACS",),
+        roles={"spect": ("ImageType = RECON TOMO",), "ct": (r"ConvolutionKernel ~ ^B",)},
+        wait_s=5400,
+        without=("ct",),
+    )
+    text = dump_rules([rule])
+    assert text.endswith(
+        """\
+wait = '90m'
+without = ['ct']
+[rule.roles]
+'spect' = [
+    'ImageType = RECON TOMO',
+]
+'ct' = [
+    'ConvolutionKernel ~ ^B',
+]
+"""
+    )
+    assert parse_rules(text, source="x") == (rule,)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("90s", 90), ("30m", 1800), (" 2h ", 7200), ("7d", 604800)]
+)
+def test_a_wait_is_a_number_and_a_unit(text: str, seconds: int) -> None:
+    assert parse_wait(text) == seconds
+    assert parse_wait(format_wait(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "-1m", "1.5h", "30 m", "32d", "30min"])
+def test_what_is_no_wait_is_refused(text: str) -> None:
+    with pytest.raises(RuleError, match="write 90s, 30m"):
+        parse_wait(text)

@@ -48,12 +48,12 @@ def test_the_first_entry_whose_clauses_all_hold_counts() -> None:
         entry(2.0, "KVP = 120", "calling_ae = CT1"),
         entry(3.0),
     ).pipelines.settings
-    assert site_parameters(settings, "threshold_bone", series()) == {"threshold_hu": 2.0}
+    assert site_parameters(settings, "threshold_bone", [series()]) == {"threshold_hu": 2.0}
     other = series(kvp="100")
-    assert site_parameters(settings, "threshold_bone", other) == {"threshold_hu": 3.0}
-    assert site_parameters(settings, "another", series()) == {}
+    assert site_parameters(settings, "threshold_bone", [other]) == {"threshold_hu": 3.0}
+    assert site_parameters(settings, "another", [series()]) == {}
     only = config(entry(1.0, "KVP = 80")).pipelines.settings
-    assert site_parameters(only, "threshold_bone", series()) == {}
+    assert site_parameters(only, "threshold_bone", [series()]) == {}
 
 
 @pytest.mark.parametrize(
