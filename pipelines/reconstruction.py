@@ -69,7 +69,7 @@ def place_frames(ds: Dataset) -> PlacedFrames:
     step = float(decimals(ds, "SpacingBetweenSlices", 1)[0])
     if min(rows, columns, abs(step)) < _SHORTEST_MM:
         raise InputError(
-            f"Instance {ds.SOPInstanceUID}: PixelSpacing or SpacingBetweenSlices is zero or negative where it must not be.",
+            f"Instance {ds.SOPInstanceUID}: PixelSpacing is not positive or SpacingBetweenSlices is zero.",
             code="input-no-geometry",
         )
     slices = _slice_numbers(ds, frames)

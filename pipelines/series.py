@@ -78,8 +78,9 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
     Returns
     -------
     SourceSeries
-        Modality values (PS3.3 C.11.1; NM: what the camera counts or calls its values), int16 where that is exact, else float32; axes (slice, row, column), slices by
-        increasing position along the normal (row x column cosines); affine in LPS mm. Pixel padding is kept.
+        Modality values (PS3.3 C.11.1; NM: what the camera calls its values), int16 where that is exact, else float32;
+        axes (slice, row, column), slices by increasing position along the normal (row x column cosines); affine in LPS
+        mm. Pixel padding is kept.
 
     Raises
     ------

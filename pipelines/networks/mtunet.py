@@ -1,8 +1,8 @@
 """The Mixed Transformer U-Net (MT-UNet), narrow, at half resolution within.
 
 After Wang et al., "Mixed Transformer U-Net For Medical Image Segmentation", ICASSP 2022 (arXiv 2111.04734): a
-convolutional stem at the fine level, mixed transformer modules at 1/4, 1/8 and 1/16 of the resolution. Ours: the widths;
-each 2 x 2 block of pixels enters as channels, as in `unet2d`, so that the stem runs on a quarter of the pixels.
+convolutional stem at the fine level, mixed transformer modules at 1/4, 1/8 and 1/16 of the resolution. Ours: the
+widths; each 2 x 2 block of pixels enters as channels, as in `unet2d`, so that the stem runs on a quarter of the pixels.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,8 @@ class MTUNet(nn.Module):
         Of the four levels: the stem, two of the encoder, the bottleneck. The default has 1.3 million weights.
     """
 
+    prior: torch.Tensor
+
     def __init__(
         self,
         channels_in: int = 1,
@@ -53,7 +55,10 @@ class MTUNet(nn.Module):
         )
         self.encoder = nn.ModuleList([MixedTransformer(width) for width in mixed])
         self.ups = nn.ModuleList(
-            [nn.ConvTranspose2d(new, old, 2, stride=2) for old, new in zip(before, mixed, strict=True)]
+            [
+                nn.ConvTranspose2d(new, old, 2, stride=2)
+                for old, new in zip(before, mixed, strict=True)
+            ]
         )
         self.joins = nn.ModuleList([_conv(2 * old, old) for old in before])
         self.decoder = nn.ModuleList(
@@ -110,15 +115,16 @@ class MixedTransformer(nn.Module):
         tokens = tokens + self.attention(self.before_attention(tokens))
         tokens = tokens + self.memory(self.before_memory(tokens))
         tokens = tokens + self.mixing(self.before_mixing(tokens))
-        return tokens.permute(0, 3, 1, 2).contiguous()
+        mixed: torch.Tensor = tokens.permute(0, 3, 1, 2).contiguous()
+        return mixed
 
 
 class LocalGlobalAttention(nn.Module):
     """Local-global Gaussian-weighted self-attention (LGG-SA).
 
     Tokens attend to each other within windows. Each window is then summed up as one token, by weights that depend on
-    what is in it; these attend to each other along rows and along columns, nearer ones more: their similarity is lowered
-    by a multiple of the squared distance, which is learned. What a window hears is given back to its tokens.
+    what is in it; these attend to each other along rows and along columns, nearer ones more: their similarity is
+    lowered by a multiple of the squared distance, which is learned. What a window hears is given back to its tokens.
     """
 
     def __init__(self, width: int) -> None:
@@ -141,8 +147,9 @@ class LocalGlobalAttention(nn.Module):
         weights = self.weigh(near).softmax(dim=1)
         summaries = (near * weights).sum(dim=1).reshape(batch, down, across, width)
         far = self._global(summaries).reshape(batch * down * across, 1, width)
-        mixed = self.join(near + far).reshape(batch, down, across, _WINDOW, _WINDOW, width)
-        return mixed.transpose(2, 3).reshape(batch, rows, columns, width)
+        joined: torch.Tensor = self.join(near + far)
+        joined = joined.reshape(batch, down, across, _WINDOW, _WINDOW, width)
+        return joined.transpose(2, 3).reshape(batch, rows, columns, width)
 
     def _global(self, summaries: torch.Tensor) -> torch.Tensor:
         """Axial attention between windows, shape (batch, windows down, windows across, width)."""

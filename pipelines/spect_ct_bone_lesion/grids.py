@@ -83,7 +83,7 @@ def onto(grid: hd.VolumeGeometry | hd.Volume, partner: hd.Volume, outside: float
 
 def overlap_share(reference: hd.Volume, partner: hd.Volume) -> float:
     """Return the share of an image's voxels that lie within another one; every fourth is asked, edges included."""
-    lines = [np.unique(np.r_[0 : length : 4, length - 1]) for length in reference.spatial_shape]
+    lines = [np.unique(np.r_[0:length:4, length - 1]) for length in reference.spatial_shape]
     indices = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 3)
     points = np.asarray(reference.map_indices_to_reference(indices))
     at = np.asarray(partner.map_reference_to_indices(points))
@@ -91,7 +91,9 @@ def overlap_share(reference: hd.Volume, partner: hd.Volume) -> float:
     return float(inside.mean())
 
 
-def to_source(found: hd.Volume, source: hd.Volume, threshold: float, lesions: hd.Volume) -> hd.Volume:
+def to_source(
+    found: hd.Volume, source: hd.Volume, threshold: float, lesions: hd.Volume
+) -> hd.Volume:
     """Bring numbered lesions from the network's grid back to the image they were found in.
 
     Parameters

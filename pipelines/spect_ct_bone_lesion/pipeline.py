@@ -83,7 +83,7 @@ def run(
     Raises
     ------
     Refused
-        `too-few-slices`, `spacing-too-wide`, `no-counts`, `frame-of-reference-differs` or `partner-elsewhere`.
+        `too-few-slices`, `spacing-too-wide`, `no-counts` or `partner-elsewhere`.
     """
     del parameters
     check_series(inputs)
@@ -112,8 +112,6 @@ def check_series(inputs: Mapping[str, SourceSeries]) -> None:
     Refused
         With a coded reason and a sentence.
     """
-    if not inputs:
-        raise Refused("There is neither SPECT nor CT.", code="no-input")
     for role, source in inputs.items():
         slices, apart = source.volume.shape[0], float(source.volume.spacing[0])
         if slices < _FEWEST_SLICES:
@@ -130,25 +128,14 @@ def check_series(inputs: Mapping[str, SourceSeries]) -> None:
     if spect and not (spect.volume.array > 0).any():
         raise Refused("The SPECT holds no counts.", code="no-counts")
     if spect and ct:
-        _check_pair(spect, ct)
-
-
-def _check_pair(spect: SourceSeries, ct: SourceSeries) -> None:
-    """Two series are one examination if they say so and lie in one place."""
-    mine, other = (source.volume.frame_of_reference_uid for source in (spect, ct))
-    # Without a UID a series says nothing of where it lies towards others (PS3.3 C.7.4.1).
-    if not mine or mine != other:
-        raise Refused(
-            "SPECT and CT do not have the same Frame of Reference UID: they cannot be laid over each other. Send the CT of "
-            "the same examination, or run on one of them.",
-            code="frame-of-reference-differs",
-        )
-    share = overlap_share(spect.volume, ct.volume)
-    if share < _SMALLEST_OVERLAP:
-        raise Refused(
-            f"Only {100 * share:.0f} % of the SPECT lies within the CT; {100 * _SMALLEST_OVERLAP:.0f} % are needed.",
-            code="partner-elsewhere",
-        )
+        # That both are in one frame of reference is the manifest's `same_frame_as`.
+        share = overlap_share(spect.volume, ct.volume)
+        if share < _SMALLEST_OVERLAP:
+            raise Refused(
+                f"Only {100 * share:.0f} % of the SPECT lies within the CT; "
+                f"{100 * _SMALLEST_OVERLAP:.0f} % are needed.",
+                code="partner-elsewhere",
+            )
 
 
 def _signals(images: Images, factor: float | None) -> Signals:
@@ -174,9 +161,7 @@ def _segments(found: Lesions, manifest: Manifest) -> list[Segment]:
         spec = malignant if lesion.malignant else benign
         counts[spec.number] += 1
         made.append(
-            Segment(
-                number=lesion.number, spec=spec, label=f"{spec.label} {counts[spec.number]}"
-            )
+            Segment(number=lesion.number, spec=spec, label=f"{spec.label} {counts[spec.number]}")
         )
     return made
 
@@ -189,12 +174,15 @@ def _notices(
         said.append(
             Notice(
                 code="without-ct",
-                message="Analysed without CT: by uptake alone, without attenuation and without a ratio to normal bone.",
+                message="Without CT lesions are found by uptake alone: no attenuation, and no ratio to normal bone.",
             )
         )
     elif given is Inputs.CT:
         said.append(
-            Notice(code="without-spect", message="Analysed without SPECT: by CT alone, without uptake.")
+            Notice(
+                code="without-spect",
+                message="Without SPECT lesions are found by CT alone: no uptake.",
+            )
         )
     elif normal is None:
         said.append(

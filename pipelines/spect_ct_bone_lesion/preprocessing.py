@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,7 @@ _LOWEST_HU, _HIGHEST_HU = -250.0, 1250.0
 _CENTRE_HU, _SCALE_HU = 200.0, 400.0
 
 
-def typical_counts(counts: NDArray[np.generic]) -> float:
+def typical_counts(counts: NDArray[Any]) -> float:
     """Return the median of what a patient counts: the unit of `normalise_spect`.
 
     Parameters

@@ -67,7 +67,9 @@ class Lesions:
 
     labels: hd.Volume  #: numbers of `lesions`, on the grid of the reference
     lesions: tuple[Lesion, ...]
-    malignancy: hd.Volume  #: float32, probability of metastasis in each voxel, on the network's grid
+    malignancy: (
+        hd.Volume
+    )  #: float32, probability of metastasis in each voxel, on the network's grid
 
 
 def find_lesions(network: Network, images: Images) -> Lesions:
@@ -90,7 +92,8 @@ def find_lesions(network: Network, images: Images) -> Lesions:
     order = np.zeros(int(numbers.array.max()) + 1, numbers.array.dtype)
     order[kept] = np.arange(1, len(kept) + 1)
     malignant, either = (
-        np.atleast_1d(ndimage.sum(array, numbers.array, kept)) for array in (probabilities[1], lesion)
+        np.atleast_1d(ndimage.sum(array, numbers.array, kept))
+        for array in (probabilities[1], lesion)
     )
     return Lesions(
         labels=found.with_array(_narrow(order[found.array])),
@@ -141,9 +144,7 @@ def _body(channels: Floats) -> Box | None:
     image = channels[-1]
     lowest = float(image.min())
     body = image > lowest + _BODY_SHARE * (float(np.percentile(image, 99)) - lowest)
-    grid = hd.Volume.from_components(
-        body, spacing=(1, 1, 1), coordinate_system="PATIENT", position=(0, 0, 0), direction=np.eye(3)
-    )
+    grid = hd.Volume(array=body, affine=np.eye(4), coordinate_system="PATIENT")
     return bounding_box(grid, _BODY_MARGIN)
 
 

@@ -61,7 +61,10 @@ def _seconds_between(ds: Dataset, given: Dataset) -> float | None:
     """From injection to acquisition; times without a date are of one day, or the day before."""
     try:
         day = DA(ds.get("AcquisitionDate") or ds.get("StudyDate"))
-        acquired, injected = TM(ds.get("AcquisitionTime")), TM(given.get("RadiopharmaceuticalStartTime"))
+        acquired, injected = (
+            TM(ds.get("AcquisitionTime")),
+            TM(given.get("RadiopharmaceuticalStartTime")),
+        )
     except ValueError:
         return None
     if day is None or acquired is None or injected is None:

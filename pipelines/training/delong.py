@@ -103,10 +103,10 @@ def _difference(
     one, two = pair
     apart = float(area[one] - area[two])
     variance = float(covariance[one, one] + covariance[two, two] - 2 * covariance[one, two])
+    z = math.nan
     if variance > 0:
         z = apart / math.sqrt(variance)
-    else:
-        # Both rank all cases alike, or nothing can be said (NaN stays NaN).
-        z = 0.0 if apart == 0 and variance == 0 else math.nan
+    elif variance == 0 and apart == 0:
+        z = 0.0  # both rank all cases alike
     p = float(2 * stats.norm.sf(abs(z)))
     return Difference(first=names[one], second=names[two], auc=apart, z=z, p=p)

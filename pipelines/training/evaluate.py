@@ -38,9 +38,7 @@ def evaluate(recipe: Recipe, options: EvaluateOptions) -> EvaluateReport:
     cases, count, description = _studies(recipe, options)
     methods = methods_of(recipe, network, references=options.references)
     shown = counted(cases, f"evaluating {recipe.pipeline}", count)
-    found = assess(
-        methods, shown, recipe.structures, judged=recipe.variants, rated=recipe.rated
-    )
+    found = assess(methods, shown, recipe.structures, judged=recipe.variants, rated=recipe.rated)
     report = _report(recipe, options, found, description)
     write_report(report, options.out)
     write_table(recipe, report, options.out)

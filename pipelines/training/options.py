@@ -146,7 +146,9 @@ class EvaluateReport:
     device: str
     worst: WorstStudy | None
     records: tuple[Record, ...]
-    areas: Mapping[str, Area] = field(default_factory=dict)  #: under the ROC curve of lesions, by variant
+    areas: Mapping[str, Area] = field(
+        default_factory=dict
+    )  #: under the ROC curve of lesions, by variant
     area_differences: tuple[Difference, ...] = ()  #: between variants
 
 

@@ -1,8 +1,8 @@
 """SPECT image formation, and phantoms of SPECT/CT: one body with its lesions, imaged by both.
 
-A bone SPECT is approximated in image space: activity is blurred as a collimator does, more in the middle of the body than
-under its surface, scatter is added, attenuation is corrected or, on cameras without CT, is not; Poisson noise falls
-on the counts of each voxel and the reconstruction's filter smooths both. Nothing is projected.
+A bone SPECT is approximated in image space: activity is blurred as a collimator does, more in the middle of the body
+than under its surface, scatter is added, attenuation is corrected or, on cameras without CT, is not; Poisson noise
+falls on the counts of each voxel and the reconstruction's filter smooths both. Nothing is projected.
 """
 
 from dataclasses import dataclass, replace
@@ -163,7 +163,8 @@ def camera_image(
     seen += camera.scatter * ndimage.gaussian_filter(seen, (2, 40 / voxel, 40 / voxel))
     counts = rng.poisson(np.maximum(seen, 0) * camera.counts).astype(np.float32)
     smooth = ndimage.gaussian_filter(counts, camera.filter_mm / _FWHM / voxel)
-    return np.clip(np.rint(smooth * camera.scale), 0, 65535).astype(np.uint16)
+    stored: NDArray[np.uint16] = np.clip(np.rint(smooth * camera.scale), 0, 65535).astype(np.uint16)
+    return stored
 
 
 def _attenuation(body: NDArray[np.bool_], voxel: float) -> Floats:
@@ -201,14 +202,11 @@ def _held(
     joints = joint_share(anatomy.structures, anatomy.tissues >= FIRST_BONE)
     held = np.empty(anatomy.tissues.shape, np.float32)
     labels = np.zeros(anatomy.tissues.shape, np.uint8)
-    for index, cut in enumerate(anatomy.cuts):
+    for index, healthy in enumerate(anatomy.cuts):
         planes = lesions_in(lesions, grid, index)
-        if planes:
-            cut = with_lesions(cut, planes, body.patient)
-            labels[index] = labels_of(planes, cut.tissues >= FIRST_BONE)
-        held[index] = vary(
-            activity(cut, planes, uptake, joints[index], grid), uptake, grid, index
-        )
+        cut = with_lesions(healthy, planes, body.patient) if planes else healthy
+        labels[index] = labels_of(planes, cut.tissues >= FIRST_BONE)
+        held[index] = vary(activity(cut, planes, uptake, joints[index], grid), uptake, grid, index)
     return held, labels
 
 
@@ -216,7 +214,7 @@ def _truth(ct: Phantom, lesions: tuple[BoneLesion, ...]) -> hd.Volume:
     bone = ct.tissues.array >= FIRST_BONE
     labels = np.zeros(bone.shape, np.uint8)
     for index, plane in enumerate(bone):
-        labels[index] = labels_of(lesions_in(lesions, ct.image, index), plane)
+        labels[index] = labels_of(lesions_in(lesions, ct.image.get_geometry(), index), plane)
     return ct.image.with_array(labels)
 
 

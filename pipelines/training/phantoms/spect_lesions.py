@@ -300,7 +300,9 @@ def _places(anatomy: Anatomy, slices: slice) -> dict[LesionKind, _Candidates]:
         found = np.argwhere(where)
         share = weights[tissues[where]] if kind is LesionKind.SCLEROTIC else np.ones(len(found))
         total = share.sum()
-        made[kind] = _Candidates(indices=found + [first, 0, 0], weights=share / max(total, 1e-9))
+        made[kind] = _Candidates(
+            indices=found + np.asarray((first, 0, 0)), weights=share / max(total, 1e-9)
+        )
     return made
 
 
@@ -333,7 +335,8 @@ def _facets(tissues: Codes, geometry: hd.VolumeGeometry) -> NDArray[np.bool_]:
         for side in (-1, 1):
             across = (columns - column) * column_mm - side * _FACET_MM[0]
             near[index] |= np.hypot(across, (rows - row) * row_mm - _FACET_MM[1]) < 7
-    return near & (tissues == Tissue.SPINE)
+    found: NDArray[np.bool_] = near & (tissues == Tissue.SPINE)
+    return found
 
 
 def _draw_one(
