@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import NuclearMedicineImageStorage
 
@@ -136,17 +137,15 @@ def _orthonormal(ds: Dataset, values: NDArray[np.float64]) -> NDArray[np.float64
 
 def _slice_numbers(ds: Dataset, frames: int) -> tuple[int, ...]:
     """Frame numbers by slice number: without a Slice Vector frame n is slice n."""
-    pointer = ds.get("FrameIncrementPointer")
-    pointers = [] if pointer is None else pointer if isinstance(pointer, list) else [pointer]
-    vector = ds.get("SliceVector")
+    pointers, vector = _values(ds, "FrameIncrementPointer"), _values(ds, "SliceVector")
     if any(Tag(one) != _SLICE_VECTOR for one in pointers):
         raise InputError(
             f"Instance {ds.SOPInstanceUID}: its frames differ by more than their slice (Frame Increment Pointer).",
             code="input-not-a-reconstruction",
         )
-    if vector is None:
+    if not vector:
         return tuple(range(1, frames + 1))
-    numbers = [int(one) for one in (vector if hasattr(vector, "__iter__") else [vector])]
+    numbers = [int(one) for one in vector]
     if sorted(numbers) != list(range(1, frames + 1)):
         raise InputError(
             f"Instance {ds.SOPInstanceUID}: Slice Vector does not number its {frames} frames 1 to {frames}: slices are "
@@ -154,3 +153,11 @@ def _slice_numbers(ds: Dataset, frames: int) -> tuple[int, ...]:
             code="input-missing-slices",
         )
     return tuple(numbers.index(number) + 1 for number in range(1, frames + 1))
+
+
+def _values(ds: Dataset, keyword: str) -> list[int]:
+    """An attribute of one or several values as a list; empty where it is missing."""
+    value = ds.get(keyword)
+    if value is None:
+        return []
+    return list(value) if isinstance(value, MultiValue | list) else [value]
