@@ -27,7 +27,9 @@ from pipelines.spect_ct_bone_lesion import grids
 from pipelines.spect_ct_bone_lesion.networks import Inputs, LesionNetworks
 from pipelines.spect_ct_bone_lesion.pipeline import LesionModel, load_networks, run
 from pipelines.spect_ct_bone_lesion.preprocessing import normalise_spect, typical_counts
+from pipelines.spect_ct_bone_lesion.training import crop
 from pipelines.spect_ct_bone_lesion.uptake import suv_factor
+from pipelines.training.data.dataset import find_cases
 from pipelines.training.export import export_weights
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
 from pipelines.training.phantoms.spect_dicom import SPECT_SERIES, nm_image, of_study
@@ -170,7 +172,7 @@ def test_each_lesion_is_a_segment_where_it_is_typed_and_measured(
     assert said["112031 Mean"] == pytest.approx(40, abs=60)
     assert said["111047"] > 70
     benign = _said(result, arthrosis.number)
-    assert benign["112031 Mean"] == pytest.approx(DENSE_HU, rel=0.15)
+    assert benign["112031 Mean"] == pytest.approx(DENSE_HU, rel=0.25)
     assert benign["111047"] < 30
     whole = _said(result, None)
     assert (whole["246206008"], whole["NUM-METASTASES"], whole["NUM-BENIGN"]) == (2, 1, 1)
@@ -283,6 +285,29 @@ def test_evidence_says_each_lesion_once(
         item.CodingSchemeDesignator for item in made["SR"].CodingSchemeIdentificationSequence
     }
     assert schemes == {"99OSTEONODE"}
+
+
+def test_own_labelled_spect_brings_its_ct_to_training(
+    tmp_path: Path,
+    sources: dict[str, SourceSeries],
+    model: LesionModel,
+    evidence_request: EvidenceRequest,
+) -> None:
+    """What the pipeline says, as its SEG beside the images, is a labelled study again."""
+    result = run(model, sources, {})
+    request = replace(evidence_request, manifest=MANIFEST, result=result)
+    (tmp_path / "labels.dcm").write_bytes(create_evidence(request)[0].encoded)
+    (ref,) = find_cases(tmp_path, MANIFEST).cases
+    case = ref.load()
+    np.testing.assert_array_equal(case.image.array, sources["spect"].volume.array)
+    np.testing.assert_array_equal(case.partners["ct"].array, sources["ct"].volume.array)
+    for segment in result.segments:
+        np.testing.assert_array_equal(
+            case.labels.array == segment.spec.number, result.label_map.array == segment.number
+        )
+    cut = crop(case, np.random.default_rng(0))
+    assert cut.image.shape == cut.labels.shape == cut.partners["ct"].shape
+    assert cut.image.spacing[1] == pytest.approx(grids.PIXEL_MM, rel=0.02)
 
 
 @pytest.fixture
