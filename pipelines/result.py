@@ -30,11 +30,15 @@ class SourceSeries:
         Modality values (CT: HU) after the rescale of PS3.3 C.11.1, int16 or float32, shape (slices, rows, columns),
         affine in LPS mm. The slice axis is ordered by position along the slice normal.
     datasets
-        One data set per slice without pixel data, in the order of `volume`'s first axis.
+        One data set per slice without pixel data, in the order of `volume`'s first axis. Of a multi-frame image each
+        has the instance's header and the Image Position and Orientation (Patient) of its frame.
+    frame_numbers
+        Of a multi-frame image: which frame, from 1, each slice is. Empty where each slice is an instance.
     """
 
     volume: Volume
     datasets: tuple[Dataset, ...]
+    frame_numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Files of one series -> a volume in patient space: `read_series`.
 
+A series is single-frame images, or one multi-frame reconstruction of nuclear medicine (`reconstruction`).
+
 This is the door of the pipelines: what passes has pixels, modality values and a regular place in space, and what
 does not is refused with a code and a sentence that names the instance. Behind it nobody checks again.
 
@@ -24,6 +26,7 @@ from pydicom.pixels.utils import pixel_array
 
 from pipelines.errors import InputError
 from pipelines.geometry import fit_grid
+from pipelines.reconstruction import is_nuclear, place_frames
 from pipelines.result import SourceSeries
 
 _INT16 = np.iinfo(np.int16)
@@ -64,18 +67,20 @@ _HEADER = (
 
 
 def read_series(files: Sequence[Path]) -> SourceSeries:
-    """Read the single-frame images of one series as a volume.
+    """Read the images of one series as a volume.
 
     Parameters
     ----------
     files
-        DICOM files of one series, in any order and any transfer syntax that can be decoded.
+        DICOM files of one series, in any order and any transfer syntax that can be decoded: single-frame images, or
+        one multi-frame NM image (RECON TOMO).
 
     Returns
     -------
     SourceSeries
-        Modality values (PS3.3 C.11.1), int16 where that is exact, else float32; axes (slice, row, column), slices by
-        increasing position along the normal (row x column cosines); affine in LPS mm. Pixel padding is kept.
+        Modality values (PS3.3 C.11.1; NM: what the camera calls its values), int16 where that is exact, else float32;
+        axes (slice, row, column), slices by increasing position along the normal (row x column cosines); affine in LPS
+        mm. Pixel padding is kept.
 
     Raises
     ------
@@ -83,12 +88,14 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
         When the files are no volume; the code says why, the sentence names the instance. Tolerances are those of
         `pipelines.geometry`.
     """
+    datasets = [_read(path, number) for number, path in enumerate(files, start=1)]
+    if any(is_nuclear(ds) for ds in datasets):
+        return _read_reconstruction(datasets)
     if len(files) < 2:
         raise InputError(
             f"The series has {len(files)} image(s): a volume needs two at least.",
             code="input-too-few-slices",
         )
-    datasets = [_read(path, number) for number, path in enumerate(files, start=1)]
     _demand_one_series(datasets)
     grid = fit_grid(datasets)
     ordered = [datasets[index] for index in grid.order]
@@ -100,6 +107,36 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID") or None,
     )
     return SourceSeries(volume=volume, datasets=tuple(ordered))
+
+
+def _read_reconstruction(datasets: Sequence[Dataset]) -> SourceSeries:
+    """One multi-frame object is the whole series; each frame gets a header as a slice of its own would have."""
+    if len(datasets) > 1:
+        raise InputError(
+            f"The series has {len(datasets)} images of nuclear medicine, each a volume: send the one that is meant.",
+            code="input-several-volumes",
+        )
+    ds = datasets[0]
+    _demand_readable(ds)
+    placed = place_frames(ds)
+    values = _frames(ds)[[number - 1 for number in placed.frame_numbers]]
+    volume = Volume(
+        array=values,
+        affine=placed.affine,
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=ds.get("FrameOfReferenceUID") or None,
+    )
+    slices = []
+    for index in range(len(placed.frame_numbers)):
+        one = Dataset()
+        one.update(ds)
+        one.file_meta = ds.file_meta
+        one.ImageOrientationPatient = [f"{value:.10g}" for value in placed.orientation]
+        one.ImagePositionPatient = [f"{value:.10g}" for value in placed.position(index)]
+        slices.append(one)
+    return SourceSeries(
+        volume=volume, datasets=tuple(slices), frame_numbers=tuple(placed.frame_numbers)
+    )
 
 
 def _read(path: Path, number: int) -> Dataset:
@@ -140,9 +177,10 @@ def _demand_slice(ds: Dataset) -> None:
             f"Instance {uid} is no image: it has no Rows, Columns or Pixel Data.",
             code="input-no-pixels",
         )
-    if "SharedFunctionalGroupsSequence" in ds or int(ds.get("NumberOfFrames") or 1) != 1:
+    several = int(ds.get("NumberOfFrames") or 1) != 1 and not is_nuclear(ds)
+    if "SharedFunctionalGroupsSequence" in ds or several:
         raise InputError(
-            f"Instance {uid} is a multi-frame image; only series of single-frame images are read.",
+            f"Instance {uid} is a multi-frame image; of these only reconstructions of nuclear medicine are read.",
             code="input-multi-frame",
         )
     photometric = str(ds.get("PhotometricInterpretation", ""))
@@ -216,6 +254,20 @@ def _modality_values(datasets: Sequence[Dataset]) -> NDArray[Any]:
         stack[index] = values
         del ds.PixelData
     return stack
+
+
+def _frames(ds: Dataset) -> NDArray[Any]:
+    """Values of a multi-frame image, dropping its Pixel Data; shape (frames, rows, columns), int16 or float32."""
+    try:
+        values = _rescaled(ds, pixel_array(ds))
+    except _DECODE_ERRORS as error:
+        raise InputError(
+            f"The pixels of instance {ds.SOPInstanceUID} cannot be decoded "
+            f"({ds.file_meta.TransferSyntaxUID.name}): {error}",
+            code="input-unreadable-pixels",
+        ) from error
+    del ds.PixelData
+    return values.astype(np.int16 if _is_int16(values) else np.float32)
 
 
 def _is_int16(values: NDArray[Any]) -> bool:

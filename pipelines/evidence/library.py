@@ -7,6 +7,7 @@ its images have in common, so each image says its position only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from highdicom.sr import (
     CodeContentItem,
@@ -34,13 +35,18 @@ _MODALITIES = {
 }
 
 
-def image_library(images: Sequence[Dataset]) -> ContainerContentItem:
-    """The library of one series on a regular grid, in one group."""
+def image_library(
+    images: Sequence[Dataset], frame_numbers: Sequence[int] = ()
+) -> ContainerContentItem:
+    """The library of one series on a regular grid, in one group; of a multi-frame image, an entry for each frame."""
     group = ContainerContentItem(
         name=codes.DCM.ImageLibraryGroup, relationship_type=RelationshipTypeValues.CONTAINS
     )
     group.ContentSequence = ContentSequence(
-        [*_shared(images[0]), *(_entry(image) for image in images)]
+        [
+            *_shared(images[0]),
+            *(_entry(image, frame) for image, frame in zip_longest(images, frame_numbers)),
+        ]
     )
     library = ContainerContentItem(
         name=codes.DCM.ImageLibrary, relationship_type=RelationshipTypeValues.CONTAINS
@@ -96,12 +102,13 @@ def _shared(image: Dataset) -> list[ContentItem]:
     return items
 
 
-def _entry(image: Dataset) -> ImageContentItem:
+def _entry(image: Dataset, frame: int | None) -> ImageContentItem:
     """TID 1601 with the position of TID 1604."""
     entry = ImageContentItem(
         name=CodedConcept.from_code(SOURCE),
         referenced_sop_class_uid=image.SOPClassUID,
         referenced_sop_instance_uid=image.SOPInstanceUID,
+        referenced_frame_numbers=frame,
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
     names = (

@@ -1,7 +1,7 @@
 """The label map as a Segmentation (PS3.3 A.51): BINARY, on the source's slice grid.
 
 Displays are built for this form: same Rows and Columns as the source, frames in its planes, each pointing at its
-source image, one referenced series, no empty segment.
+source image (or the frame of it), one referenced series, no empty segment.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pipelines.evidence.equipment import algorithm_identification
 from pipelines.evidence.header import finish, series_attributes, source_images
+from pipelines.evidence.multiframe import by_frame, with_functional_groups
 from pipelines.evidence.request import EvidenceRequest
 from pipelines.result import AnalysisResult, Segment
 from pipelines.uids import derive_uid
@@ -43,9 +44,13 @@ def create_seg(request: EvidenceRequest) -> Dataset | None:
     numbers = segment_numbers(request.result)
     if not numbers:
         return None
+    images, labels = source_images(request), request.result.label_map.array
+    frames = request.source.frame_numbers
+    if frames:
+        images, labels = [with_functional_groups(images, frames)], labels[by_frame(frames)]
     ds = Segmentation(
-        source_images=source_images(request),
-        pixel_array=_renumbered(request.result.label_map.array, numbers),
+        source_images=images,
+        pixel_array=_renumbered(labels, numbers),
         segmentation_type="BINARY",
         segment_descriptions=[
             _description(request, segment, numbers[segment.number])

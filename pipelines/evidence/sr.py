@@ -7,7 +7,7 @@ TID 1501 group of its own. Notices are text under Qualitative Evaluations (TID 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from highdicom.sr import (
@@ -56,7 +56,7 @@ _NOTHING_FOUND = (
 
 def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     """Make the report of a result; `seg` is the SEG made of it, or None when it has no voxel."""
-    images = source_images(request)
+    images, frames = source_images(request), request.source.frame_numbers
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer_context(request)),
         procedure_reported=_procedures(request),
@@ -64,8 +64,12 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     )
     report[0].ContentSequence.append(_comments(request, found=seg is not None))
     ds = Comprehensive3DSR(
-        # PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
-        evidence=[*images, *_partners(request), *([] if seg is None else [seg])],
+# PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
+        evidence=[
+            *_instances(images),
+            *_instances(ds for source in request.partners for ds in source.datasets),
+            *([] if seg is None else [seg]),
+        ],
         content=report,
         is_complete=True,
         **series_attributes(request, KIND),
@@ -74,14 +78,14 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     # TID 1500: Row 6 (Image Library) stands before Row 7 (Imaging Measurements).
     names = [item.ConceptNameCodeSequence[0].CodeValue for item in ds.ContentSequence]
     place = names.index(codes.DCM.ImagingMeasurements.value)
-    ds.ContentSequence.insert(place, image_library(images))
+    ds.ContentSequence.insert(place, image_library(images, frames))
     finish(ds, request)
     return ds
 
 
-def _partners(request: EvidenceRequest) -> list[Dataset]:
-    """The instances of the other inputs."""
-    return [ds for source in request.partners for ds in source.datasets]
+def _instances(slices: Iterable[Dataset]) -> list[Dataset]:
+    """One data set of each instance: the slices of a multi-frame image are one."""
+    return list({str(ds.SOPInstanceUID): ds for ds in slices}.values())
 
 
 def _groups(request: EvidenceRequest, seg: Dataset | None) -> list[_Group]:

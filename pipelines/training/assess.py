@@ -11,16 +11,17 @@ import highdicom as hd
 from torch import nn
 
 from pipelines.errors import Refused
-from pipelines.training.case import Case
+from pipelines.training.case import Case, Found
 from pipelines.training.figures import Record, Summary
 from pipelines.training.metrics import compare, summarise
+from pipelines.training.rating import Rating, rate_lesions
 from pipelines.training.recipe import Recipe
 
 #: The name under which all structures are summarised together.
 ALL_STRUCTURES = "all structures"
 
-#: Image -> uint8 label map on its grid.
-Method = Callable[[hd.Volume], hd.Volume]
+#: Case, of which the truth is not looked at -> what is found on the grid of its image.
+Method = Callable[[Case], Found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Assessment:
         str, int
     ]  #: studies that the pipeline declined, by variant; they have no record
     worst: Worst | None
+    ratings: tuple[Rating, ...] = ()  #: of each true lesion by each method that gives scores
 
 
 def methods_of(
@@ -54,11 +56,19 @@ def methods_of(
     methods: dict[str, Method] = {
         variant: partial(_segment, recipe, network, variant) for variant in recipe.variants
     }
-    return methods | dict(recipe.references) if references else methods
+    if references:
+        methods |= {name: partial(_refer, method) for name, method in recipe.references.items()}
+    return methods
 
 
-def _segment(recipe: Recipe, network: nn.Module, variant: str, image: hd.Volume) -> hd.Volume:
-    return recipe.segment(network, image, variant)
+def _segment(recipe: Recipe, network: nn.Module, variant: str, case: Case) -> Found:
+    if recipe.find is not None:
+        return recipe.find(network, case, variant)
+    return Found(labels=recipe.segment(network, case.image, variant))
+
+
+def _refer(method: Callable[[hd.Volume], hd.Volume], case: Case) -> Found:
+    return Found(labels=method(case.image))
 
 
 def assess(
@@ -67,6 +77,7 @@ def assess(
     structures: Mapping[int, str],
     *,
     judged: Sequence[str] = (),
+    rated: tuple[int, int] | None = None,
 ) -> Assessment:
     """Run each method over each study and compare what it found with the truth.
 
@@ -80,8 +91,11 @@ def assess(
         Label value -> name.
     judged
         Variants of which the worst study is wanted.
+    rated
+        Labels of positive and of negative lesions, where these are rated.
     """
     records: list[Record] = []
+    ratings: list[Rating] = []
     seconds, refused = dict.fromkeys(methods, 0.0), dict.fromkeys(methods, 0)
     studies = slices = 0
     worst: Worst | None = None
@@ -90,17 +104,19 @@ def assess(
         for variant, method in methods.items():
             started = time.monotonic()
             try:
-                found = method(case.image)
+                found = method(case)
             except Refused:
                 refused[variant] += 1
                 continue
             finally:
                 seconds[variant] += time.monotonic() - started
-            new = list(_records(case, variant, found, structures))
+            new = list(_records(case, variant, found.labels, structures))
             records += new
+            if rated is not None and found.score is not None:
+                ratings += rate_lesions(case, variant, found.score, rated)
             dice = sum(record.figures.dice for record in new) / max(1, len(new))
             if variant in judged and (worst is None or dice < worst.dice):
-                worst = Worst(case=case, variant=variant, found=found, dice=dice)
+                worst = Worst(case=case, variant=variant, found=found.labels, dice=dice)
     return Assessment(
         records=tuple(records),
         studies=studies,
@@ -108,6 +124,7 @@ def assess(
         seconds=seconds,
         refused=refused,
         worst=worst,
+        ratings=tuple(ratings),
     )
 
 

@@ -17,6 +17,7 @@ from pipelines.training.export import load_weights
 from pipelines.training.options import EvaluateOptions, EvaluateReport, WorstStudy, write_report
 from pipelines.training.plots import draw_plots
 from pipelines.training.progress import counted
+from pipelines.training.rating import compare_ratings
 from pipelines.training.recipe import Recipe
 from pipelines.training.record import held_out_names
 from pipelines.training.report import write_table
@@ -37,7 +38,7 @@ def evaluate(recipe: Recipe, options: EvaluateOptions) -> EvaluateReport:
     cases, count, description = _studies(recipe, options)
     methods = methods_of(recipe, network, references=options.references)
     shown = counted(cases, f"evaluating {recipe.pipeline}", count)
-    found = assess(methods, shown, recipe.structures, judged=recipe.variants)
+    found = assess(methods, shown, recipe.structures, judged=recipe.variants, rated=recipe.rated)
     report = _report(recipe, options, found, description)
     write_report(report, options.out)
     write_table(recipe, report, options.out)
@@ -79,6 +80,7 @@ def _report(
     with options.weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     worst = found.worst
+    areas, differences = compare_ratings(found.ratings)
     gpu = torch.device(options.device).type == "cuda"
     return EvaluateReport(
         pipeline=recipe.pipeline,
@@ -108,4 +110,6 @@ def _report(
         if worst
         else None,
         records=found.records,
+        areas=areas,
+        area_differences=differences,
     )

@@ -70,6 +70,8 @@ class Parts:
     batches: Callable[[int], Iterable[Sample]]  #: from the first step; never ends
     validate: Callable[[nn.Module], float] | None = None  #: lower is better
     watch: Callable[[Progress], None] = lambda progress: None
+    #: Before each step, of the network and of its average: (network, share of the run that is done).
+    schedule: Callable[[nn.Module, float], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,7 @@ def run_loop(parts: Parts, options: LoopOptions) -> LoopResult:
     saved = started
     for image, truth in _stream(parts, state, options):
         rate = _set_rate(state, options)
+        _schedule(state, parts, options)
         losses.append(_learn(state, parts.loss, image.to(device), truth.to(device)))
         state.seconds = before + time.monotonic() - started
         ended = _done(state, options) >= 1
@@ -229,6 +232,13 @@ def _set_rate(state: _State, options: LoopOptions) -> float:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     return rate
+
+
+def _schedule(state: _State, parts: Parts, options: LoopOptions) -> None:
+    if parts.schedule is not None:
+        for network in (state.network, state.average.module if state.average else None):
+            if network is not None:
+                parts.schedule(network, _done(state, options))
 
 
 def _learn(state: _State, loss_of: Loss, image: torch.Tensor, truth: torch.Tensor) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.training.checkpoint import write_whole
+from pipelines.training.delong import Area, Difference
 from pipelines.training.figures import Record, Spread, Summary
 from pipelines.training.recipe import Widths
 
@@ -149,6 +150,10 @@ class EvaluateReport:
     device: str
     worst: WorstStudy | None
     records: tuple[Record, ...]
+    areas: Mapping[str, Area] = field(
+        default_factory=dict
+    )  #: under the ROC curve of lesions, by variant
+    area_differences: tuple[Difference, ...] = ()  #: between variants
 
 
 def write_report(report: Any, folder: Path) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.training.case import Case
+from pipelines.training.case import Case, Found
 
 #: Image and truth, float32, channel first, without a batch axis; with one in front once batched.
 Sample: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -63,6 +63,13 @@ class Recipe:
         From a crop to a sample: preprocessing and augmentation.
     segment
         The product's own inference: network in eval mode, whole image, variant -> uint8 label map on its grid.
+    find
+        The same of a case with its partners, and with scores to rate lesions by; used instead of `segment` where given.
+    rated
+        Labels of positive and of negative lesions, whose areas under ROC curves are compared between variants (DeLong).
+    schedule
+        Called before each step with the network and the share of the run that is done: for training in stages. Also
+        with the averaged network. What it does once must be kept by the network's state, for a run may be resumed.
     variants
         Ways to run the pipeline that are evaluated side by side.
     structures
@@ -90,6 +97,9 @@ class Recipe:
     judged: Callable[[Case], Case] = _as_labelled
     prepare: Callable[[Case, np.random.Generator], Sample]
     segment: Callable[[nn.Module, hd.Volume, str], hd.Volume]
+    find: Callable[[nn.Module, Case, str], Found] | None = None
+    rated: tuple[int, int] | None = None
+    schedule: Callable[[nn.Module, float], None] | None = None
     variants: tuple[str, ...] = ("default",)
     structures: Mapping[int, str]
     published: Mapping[str, float] = field(default_factory=dict)

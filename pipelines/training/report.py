@@ -61,7 +61,7 @@ def evaluation_markdown(recipe: Recipe, report: EvaluateReport) -> str:
         if len(_structures(report)) > 1:
             lines += [f"**{structure}**", ""]
         lines += [*_table(recipe, report, structure), ""]
-    lines += [*_group_table(report), *_costs(report)]
+    lines += [*_area_table(recipe, report), *_group_table(report), *_costs(report)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -105,6 +105,23 @@ def _group_table(report: EvaluateReport) -> Iterator[str]:
         overall = [_overall(report.groups[variant][group]) for variant in variants]
         studies = len({record.case for record in report.records if record.group == group})
         yield _row(group, str(studies), *(_spread(summary.figures["dice"]) for summary in overall))
+    yield ""
+
+
+def _area_table(recipe: Recipe, report: EvaluateReport) -> Iterator[str]:
+    """Areas under the ROC curves of lesions, and DeLong's test between variants."""
+    if not report.areas or recipe.rated is None:
+        return
+    positive, negative = (recipe.structures[value] for value in recipe.rated)
+    yield from _head((f"{positive} against {negative}, by lesion", "AUC (95 % CI)", "lesions"))
+    for variant, area in report.areas.items():
+        span = f"{_number(area.auc)} ({_number(area.lower)} to {_number(area.upper)})"
+        yield _row(variant, span, f"{area.positives} and {area.negatives}")
+    yield ""
+    yield from _head(("DeLong's test", "difference of AUC", "z", "p"))
+    for one in report.area_differences:
+        p = "< 0.0001" if one.p < 1e-4 else _number(one.p)
+        yield _row(f"{one.first} - {one.second}", _number(one.auc), _number(one.z, 2), p)
     yield ""
 
 

@@ -136,6 +136,7 @@ def _train_one(
             batches=partial(_from_step, recipe, source, run, options),
             validate=_validation(recipe, source, run, options),
             watch=watch,
+            schedule=recipe.schedule,
         )
         result = run_loop(parts, loop_options)
     weights = folder / WEIGHTS_NAME

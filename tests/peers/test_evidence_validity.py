@@ -20,6 +20,7 @@ from pipelines.qct_femur.pipeline import run
 from pipelines.result import SourceSeries
 from pipelines.series import read_series
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
+from pipelines.training.phantoms.spect_dicom import write_nm_series
 
 #: From PyPI (extra `dev`), beside the interpreter.
 SEGIMAGE2ITKIMAGE = Path(sys.executable).with_name("segimage2itkimage")
@@ -59,6 +60,17 @@ def _errors(path: Path) -> list[str]:
 @pytest.mark.parametrize("orientation", ["axial", "oblique", "sagittal"])
 def test_dciodvfy_finds_no_error(tmp_path: Path, orientation: str) -> None:
     paths = _write(tmp_path, _request(tmp_path, orientation))
+    assert {kind: _errors(path) for kind, path in paths.items()} == {"SEG": [], "SR": []}
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("orientation", ["axial", "oblique"])
+def test_dciodvfy_finds_no_error_in_nuclear_medicine_and_its_evidence(
+    tmp_path: Path, orientation: str
+) -> None:
+    files = write_nm_series(volumes.make_volume(orientation), tmp_path, seed=7)
+    assert _errors(files[0]) == []
+    paths = _write(tmp_path, volumes.make_request(read_series(files)))
     assert {kind: _errors(path) for kind, path in paths.items()} == {"SEG": [], "SR": []}
 
 

@@ -19,7 +19,7 @@ from pipelines.manifest import read_manifest
 from pipelines.networks.unet2d import UNet2d
 from pipelines.registry import BUILT_IN, check_weights, read_entry
 from pipelines.training.assess import ALL_STRUCTURES, assess, summaries_of
-from pipelines.training.case import Case
+from pipelines.training.case import Case, Found
 from pipelines.training.evaluate import evaluate
 from pipelines.training.export import export_weights
 from pipelines.training.install import edit_manifest, install_weights
@@ -71,6 +71,10 @@ def _found(image: Volume) -> Volume:
     return image.with_array(array)
 
 
+def _find(case: Case) -> Found:
+    return Found(labels=_found(case.image))
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> EvaluateReport:
     torch.manual_seed(0)
@@ -95,7 +99,7 @@ def report(tmp_path: Path) -> EvaluateReport:
 
 
 def test_structures_that_are_not_there_are_counted_and_not_averaged() -> None:
-    records = assess({"ours": _found}, CASES, TWO.structures).records
+    records = assess({"ours": _find}, CASES, TWO.structures).records
     summaries = summaries_of(records)
     left, right, together = (summaries[name] for name in ("left", "right", ALL_STRUCTURES))
     assert (left.present, left.missed, left.absent, left.invented) == (3, 1, 1, 0)
@@ -111,12 +115,12 @@ def test_structures_that_are_not_there_are_counted_and_not_averaged() -> None:
 
 
 def test_what_the_pipeline_refuses_is_counted_and_stops_nothing() -> None:
-    def decline(image: Volume) -> Volume:
-        if (image.array == 600).any():
+    def decline(case: Case) -> Found:
+        if (case.image.array == 600).any():
             raise Refused("There is metal.", code="metal")
-        return _found(image)
+        return _find(case)
 
-    found = assess({"ours": decline, "all": _found}, CASES, TWO.structures, judged=("ours",))
+    found = assess({"ours": decline, "all": _find}, CASES, TWO.structures, judged=("ours",))
     assert found.refused == {"ours": 3, "all": 0}
     assert {r.case for r in found.records if r.variant == "ours"} == {"b"}
     assert found.worst is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from highdicom import Volume
 from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
@@ -59,13 +60,23 @@ class _Series:
     files: tuple[Path, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What a labelled series is read with."""
+
+    numbers: Mapping[Path, Mapping[int, int]]  #: SEG -> its segment numbers -> the pipeline's
+    partners: Mapping[str, tuple[Path, ...]]  #: role -> files of another series
+    folder: Path
+
+
 def find_dicom_cases(
     folder: Path, manifest: Manifest, *, skip_unknown: bool = False
 ) -> tuple[tuple[CaseRef, ...], str]:
     """Return the labelled series of a folder, and in words what else lies there.
 
     A SEG belongs to the series that it names (Referenced Series Sequence), or else to the only one of its study and
-    Frame of Reference; a series may have several.
+    Frame of Reference; a series may have several. Where the pipeline takes several inputs, a labelled series brings its
+    partners: of each other role the series with most files in its study and Frame of Reference.
 
     Raises
     ------
@@ -88,7 +99,8 @@ def find_dicom_cases(
             for path in paths
         }
         _demand_once(numbers, folder)
-        cases.append(_case_ref(uid, series[uid], numbers, folder))
+        partners = _partners_of(uid, series, manifest)
+        cases.append(_case_ref(uid, series[uid], _Sources(numbers, partners, folder)))
     left_out = _left_out(len(series) - len(labelled), foreign)
     return tuple(sorted(cases, key=lambda ref: ref.name)), left_out
 
@@ -185,9 +197,30 @@ def _demand_once(numbers: Mapping[Path, Mapping[int, int]], folder: Path) -> Non
                 )
 
 
-def _case_ref(
-    uid: str, series: _Series, numbers: Mapping[Path, Mapping[int, int]], folder: Path
-) -> CaseRef:
+def _partners_of(
+    uid: str, series: Mapping[str, _Series], manifest: Manifest
+) -> dict[str, tuple[Path, ...]]:
+    """Role -> files of the series that is looked at beside a labelled one; roles without one are left out."""
+    labelled = series[uid].header
+    places = ("StudyInstanceUID", "FrameOfReferenceUID")
+    if not labelled.get("FrameOfReferenceUID"):
+        return {}
+    found = {}
+    for role, spec in manifest.inputs.items():
+        if labelled.get("Modality") in spec.modality:
+            continue
+        beside = [
+            one
+            for one in series.values()
+            if one.header.get("Modality") in spec.modality
+            and all(one.header.get(key) == labelled.get(key) for key in places)
+        ]
+        if beside:
+            found[role] = max(beside, key=lambda one: len(one.files)).files
+    return found
+
+
+def _case_ref(uid: str, series: _Series, sources: _Sources) -> CaseRef:
     header = series.header
     # Whoever issued the ID: two patients taken for one cost little, one taken for two would be learned and tested.
     patient = str(header.get("PatientID") or header.get("StudyInstanceUID"))
@@ -197,7 +230,7 @@ def _case_ref(
         name=name,
         group=group,
         subject=_hash(patient),
-        load=partial(_load, name, group, series.files, numbers, folder),
+        load=partial(_load, name, group, series.files, sources),
     )
 
 
@@ -210,21 +243,11 @@ def _left_out(unlabelled: int, foreign: int) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
-def _load(
-    name: str,
-    group: str,
-    files: Sequence[Path],
-    numbers: Mapping[Path, Mapping[int, int]],
-    folder: Path,
-) -> Case:
-    try:
-        image = read_series(files).volume
-    except InputError as error:
-        place = files[0].parent.relative_to(folder)
-        raise TrainingError(f"Series in {folder.name}/{place}: {error}", code=error.code) from error
+def _load(name: str, group: str, files: Sequence[Path], sources: _Sources) -> Case:
+    image = _read_image(files, sources.folder)
     labels = None
-    for path, found in numbers.items():
-        placed = read_labels(path, found, image, str(path.relative_to(folder)))
+    for path, found in sources.numbers.items():
+        placed = read_labels(path, found, image, str(path.relative_to(sources.folder)))
         if labels is None:
             labels = placed
             continue
@@ -232,4 +255,15 @@ def _load(
         labels = labels.with_array(labels.array + placed.array * (labels.array == 0))
     if labels is None:
         raise TrainingError(f"{name} has no labels.", code="training-no-image")
-    return Case(name=name, image=image, labels=labels, group=group)
+    partners = {
+        role: _read_image(beside, sources.folder) for role, beside in sources.partners.items()
+    }
+    return Case(name=name, image=image, labels=labels, group=group, partners=partners)
+
+
+def _read_image(files: Sequence[Path], folder: Path) -> Volume:
+    try:
+        return read_series(files).volume
+    except InputError as error:
+        place = files[0].parent.relative_to(folder)
+        raise TrainingError(f"Series in {folder.name}/{place}: {error}", code=error.code) from error

@@ -93,9 +93,9 @@ def _instance(
     volume: hd.Volume, index: int, number: int, seed: int, options: SeriesOptions
 ) -> Dataset:
     ds = Dataset()
-    _add_study_and_series(ds, seed, options)
+    add_study_and_series(ds, seed, options)
     ds.SOPClassUID = CTImageStorage
-    ds.SOPInstanceUID = _uid(seed, "instance", ds.SeriesInstanceUID, str(number))
+    ds.SOPInstanceUID = make_uid(seed, "instance", ds.SeriesInstanceUID, str(number))
     ds.InstanceNumber = number
     ds.AcquisitionNumber = 1
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -117,7 +117,8 @@ def _instance(
     return ds
 
 
-def _add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> None:
+def add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> None:
+    """Add patient, study, series, equipment and frame of reference of a CT series."""
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.PatientName = options.patient_name
     ds.PatientID = options.patient_id or f"PHANTOM-{seed:06d}"
@@ -127,8 +128,8 @@ def _add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> Non
         ds.PatientBirthDate = f"{options.acquired.year - options.patient.age}0101"
         ds.PatientSex = {Sex.FEMALE: "F", Sex.MALE: "M"}[options.patient.sex]
         ds.PatientAge = f"{options.patient.age:03d}Y"
-        ds.PatientSize = _decimal(round(options.patient.height_m, 2))
-    ds.StudyInstanceUID = options.study_instance_uid or _uid(seed, "study")
+        ds.PatientSize = decimal(round(options.patient.height_m, 2))
+    ds.StudyInstanceUID = options.study_instance_uid or make_uid(seed, "study")
     ds.StudyDate = options.acquired.strftime("%Y%m%d")
     ds.StudyTime = options.acquired.strftime("%H%M%S")
     ds.StudyID = f"{seed % 10**8}"
@@ -136,7 +137,7 @@ def _add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> Non
     ds.AccessionNumber = options.accession_number or f"PH{seed % 10**10}"
     ds.ReferringPhysicianName = ""
     ds.Modality = "CT"
-    ds.SeriesInstanceUID = options.series_instance_uid or _uid(
+    ds.SeriesInstanceUID = options.series_instance_uid or make_uid(
         seed, "series", ds.StudyInstanceUID, str(options.series_number)
     )
     ds.SeriesNumber = options.series_number
@@ -146,7 +147,7 @@ def _add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> Non
     ds.PatientPosition = "HFS"
     ds.Manufacturer = "OsteoNode phantom"
     ds.ManufacturerModelName = "Phantom"
-    ds.FrameOfReferenceUID = options.frame_of_reference_uid or _uid(
+    ds.FrameOfReferenceUID = options.frame_of_reference_uid or make_uid(
         seed, "frame of reference", ds.StudyInstanceUID
     )
     ds.PositionReferenceIndicator = ""
@@ -155,12 +156,12 @@ def _add_study_and_series(ds: Dataset, seed: int, options: SeriesOptions) -> Non
 def _add_plane(ds: Dataset, volume: hd.Volume, index: int, thickness: float | None) -> None:
     # PS3.3 C.7.6.2: row direction first, that is the direction of increasing column index.
     cosines = volume.direction_cosines
-    ds.ImageOrientationPatient = [_decimal(value) for value in cosines]
+    ds.ImageOrientationPatient = [decimal(value) for value in cosines]
     position = volume.map_indices_to_reference(np.asarray([[index, 0, 0]]))[0]
-    ds.ImagePositionPatient = [_decimal(value) for value in position]
-    ds.PixelSpacing = [_decimal(value) for value in volume.pixel_spacing]
-    ds.SliceThickness = _decimal(thickness or volume.spacing_between_slices)
-    ds.SliceLocation = _decimal(float(position @ volume.unit_vectors()[0]))
+    ds.ImagePositionPatient = [decimal(value) for value in position]
+    ds.PixelSpacing = [decimal(value) for value in volume.pixel_spacing]
+    ds.SliceThickness = decimal(thickness or volume.spacing_between_slices)
+    ds.SliceLocation = decimal(float(position @ volume.unit_vectors()[0]))
 
 
 def _add_pixels(ds: Dataset, volume: hd.Volume, index: int, options: SeriesOptions) -> None:
@@ -174,8 +175,8 @@ def _add_pixels(ds: Dataset, volume: hd.Volume, index: int, options: SeriesOptio
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit = 15
     ds.PixelRepresentation = 1
-    ds.RescaleSlope = _decimal(options.rescale_slope)
-    ds.RescaleIntercept = _decimal(options.rescale_intercept)
+    ds.RescaleSlope = decimal(options.rescale_slope)
+    ds.RescaleIntercept = decimal(options.rescale_intercept)
     ds.RescaleType = "HU"
     ds.WindowCenter, ds.WindowWidth = "300", "1500"
     if options.padding is not None:
@@ -184,10 +185,11 @@ def _add_pixels(ds: Dataset, volume: hd.Volume, index: int, options: SeriesOptio
     ds.PixelData = np.clip(stored, limits.min, limits.max).astype("<i2").tobytes()
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     """Return a Decimal String of at most 16 characters (PS3.5 6.2)."""
     return f"{value + 0.0:.10g}"[:16]
 
 
-def _uid(seed: int, *names: str) -> UID:
+def make_uid(seed: int, *names: str) -> UID:
+    """Return a UID, always the same for the same seed and names."""
     return generate_uid(entropy_srcs=["phantom", str(seed), *names])

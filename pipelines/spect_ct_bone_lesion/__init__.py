@@ -1,0 +1,1 @@
+"""Bone metastases and benign bone lesions in SPECT/CT, SPECT or CT."""

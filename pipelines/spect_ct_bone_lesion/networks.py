@@ -1,0 +1,90 @@
+"""One network for each set of inputs, kept and trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import torch
+from torch import nn
+
+from pipelines.networks.mtunet import MTUNet
+
+#: Logits of each network: background, metastasis, benign lesion.
+CLASSES = 3
+#: Channels that a pixel block of one image enters the stem with.
+_FOLDED = 4
+#: Share of a run after which SPECT/CT begins, with what CT has learned.
+TRANSFER_AT = 0.3
+
+
+class Inputs(StrEnum):
+    """Which images there are."""
+
+    SPECT = "spect"
+    CT = "ct"
+    BOTH = "spect_ct"
+
+
+class LesionNetworks(nn.Module):
+    """Three MT-UNets: of SPECT, of CT, and of both, which is initialised by the one of CT.
+
+    Parameters
+    ----------
+    channels
+        Of the levels of each; None: those that ship.
+    """
+
+    transferred: torch.Tensor
+
+    def __init__(self, channels: Sequence[int] | None = None) -> None:
+        super().__init__()
+        widths = {} if channels is None else {"channels": channels}
+        self.spect = MTUNet(1, CLASSES, **widths)
+        self.ct = MTUNet(1, CLASSES, **widths)
+        self.spect_ct = MTUNet(2, CLASSES, **widths)
+        self.register_buffer("transferred", torch.zeros(()))
+        self.learns_both = True
+
+    def of(self, inputs: Inputs) -> MTUNet:
+        """Return the network of a set of inputs."""
+        return {Inputs.SPECT: self.spect, Inputs.CT: self.ct, Inputs.BOTH: self.spect_ct}[inputs]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the logits of all three, one after the other, for training.
+
+        Parameters
+        ----------
+        image
+            float, shape (batch, 2, rows, columns): SPECT and CT, normalised.
+
+        Returns
+        -------
+        torch.Tensor
+            float, shape (batch, 9, rows, columns), in the order of `Inputs`; while CT is still learned alone, those of
+            SPECT/CT are zero.
+        """
+        spect, ct = self.spect(image[:, :1]), self.ct(image[:, 1:])
+        wait = self.training and not self.learns_both
+        both = torch.zeros_like(ct) if wait else self.spect_ct(image)
+        return torch.cat([spect, ct, both], dim=1)
+
+    @torch.no_grad()
+    def transfer(self) -> None:
+        """Begin SPECT/CT with the weights of CT; in the stem those of the SPECT channel stay as they are."""
+        mine, stem = self.spect_ct.state_dict(), "stem.0.0.weight"
+        learned = dict(self.ct.state_dict())
+        # PixelUnshuffle keeps the pixels of one channel together; CT is the second channel.
+        whole = mine[stem].clone()
+        whole[:, _FOLDED:] = learned[stem]
+        self.spect_ct.load_state_dict(learned | {stem: whole})
+        self.transferred.fill_(1)
+
+
+def schedule(network: nn.Module, done: float) -> None:
+    """Learn SPECT and CT first, then all three; weights that have been transferred once learn all from the start."""
+    if not isinstance(network, LesionNetworks):
+        raise TypeError(f"{type(network).__name__} is no LesionNetworks")
+    if done >= TRANSFER_AT and not bool(network.transferred):
+        network.transfer()
+    network.learns_both = bool(network.transferred)
