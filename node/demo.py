@@ -21,7 +21,7 @@ from typing import cast
 
 import highdicom as hd
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
 from migrations.commands import upgrade
@@ -63,7 +63,8 @@ PACS = "DEMOPACS"
 QUIET_S = 2.0
 #: Seconds the demo waits beyond the pipeline's own limit.
 PATIENCE_S = 120.0
-#: A pipeline's `phantoms.py` may have a function of this name: seed -> a CT volume that suits it.
+#: A pipeline's `phantoms.py` may have a function of this name: seed -> a CT volume that suits it, or the instances of a
+#: series of any modality.
 DEMO_STUDY = "demo_study"
 _SEED = 1
 _LOCAL = "127.0.0.1"
@@ -159,17 +160,24 @@ def _study_files(
 ) -> list[Path]:
     if study is not None:
         return [study]
-    on_step(Step(what="computing a phantom CT"))
-    return write_ct_series(_demo_image(entry), folder / "study", seed=_SEED)
+    on_step(Step(what="computing a phantom"))
+    made = _demo_image(entry)
+    if isinstance(made, hd.Volume):
+        return write_ct_series(made, folder / "study", seed=_SEED)
+    (folder / "study").mkdir()
+    paths = [folder / "study" / f"{number:04d}.dcm" for number in range(1, len(made) + 1)]
+    for path, ds in zip(paths, made, strict=True):
+        ds.save_as(path, enforce_file_format=True)
+    return paths
 
 
-def _demo_image(entry: PipelineEntry) -> hd.Volume:
-    """The pipeline's own demo study where it has one, else an abdomen and pelvis."""
+def _demo_image(entry: PipelineEntry) -> hd.Volume | Sequence[Dataset]:
+    """The pipeline's own demo study where it has one, else the CT of an abdomen and pelvis."""
     name = f"pipelines.{entry.manifest.name}.phantoms"
     if entry.folder.parent == BUILT_IN and (entry.folder / "phantoms.py").is_file():
         own = getattr(importlib.import_module(name), DEMO_STUDY, None)
         if own is not None:
-            return cast(hd.Volume, own(_SEED))
+            return cast(hd.Volume | Sequence[Dataset], own(_SEED))
     return procedural_phantom(ProceduralOptions(), seed=_SEED).image
 
 

@@ -29,7 +29,8 @@ from pipelines.training.phantoms.mr_stacks import (
 )
 from pipelines.training.recipe import Draw
 
-#: The body that training bends, and another one, for evaluation only. The third body's skeleton is one label: it names no vertebrae.
+#: The body that training bends, and another one, for evaluation only. The third body's skeleton is one label: it
+#: names no vertebrae.
 TRAINING_ATLAS = "bp3d_body_1p5mm.nii.gz"
 HELD_OUT_ATLAS = "spl_abdomen.nii.gz"
 #: Vertebrae that the held-out body shows with all that is around them.
@@ -104,7 +105,7 @@ def demo_phantom(seed: int, *, tumours: int = 2) -> MrPhantom:
     )
     options = MrOptions(
         weighting=draw_weighting(rng, fat_suppressed=True),
-        choice=Choice(tumours=tumours, look_alikes=1, veins=0.6),
+        choice=Choice(fewest=tumours, tumours=tumours, look_alikes=1, veins=0.6),
     )
     return mr_phantom(spine, geometry_of(stack, point), rng, options)
 

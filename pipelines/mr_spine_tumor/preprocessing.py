@@ -39,7 +39,8 @@ def normalise(array: NDArray[Any], bright: float) -> Floats:
 def upright(volume: Volume) -> Volume:
     """Return a volume as the network has seen patients, by the plane that its slices are nearest to.
 
-    Sagittal: rows to the feet, columns to the back. Axial: rows to the back, columns to the left. Coronal: rows to the feet, columns to the
+    Sagittal: rows to the feet, columns to the back. Axial: rows to the back, columns to the left. Coronal: rows to
+    the feet, columns to the
     left.
     """
     normal = np.abs(np.asarray(volume.unit_vectors()[0]))

@@ -59,7 +59,8 @@ def segment_spine(network: Network, volume: Volume, smallest_ml: float) -> Volum
 def number_tumours(labels: Volume) -> tuple[NDArray[np.uint16], int]:
     """Return each tumour's number (from 1, the largest first, 0 elsewhere), and how many there are.
 
-    A tumour is what touches, corners included: slices lie far apart, and what grows obliquely must not fall into pieces.
+    A tumour is what touches, corners included: slices lie far apart, and what grows obliquely must not fall into
+    pieces.
     """
     parts, count = ndimage.label(labels.array == TUMOUR, _TOUCHING)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
@@ -72,17 +73,22 @@ def _without_specks(labels: Volume, smallest_ml: float) -> Volume:
     """Turn tumours that are too small into what is around them, and drop small pieces of vertebrae."""
     array = labels.array.copy()
     millilitre = labels.voxel_volume / 1000
-    small = _small_parts(array == TUMOUR, smallest_ml / millilitre)
-    if small.any():
-        near = ndimage.grey_closing((array == VERTEBRAE).astype(np.uint8), size=(1, 5, 5))
-        array[small] = np.where(near[small] > 0, VERTEBRAE, 0)
+    parts, count = _small_parts(array == TUMOUR, smallest_ml / millilitre)
+    for number, window in enumerate(ndimage.find_objects(parts, max_label=count), start=1):
+        if window is None:
+            continue
+        around = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in window)
+        inside = parts[around] == number
+        shell = array[around][ndimage.binary_dilation(inside, _TOUCHING) & ~inside]
+        array[around][inside] = VERTEBRAE if 2 * np.count_nonzero(shell) > shell.size else 0
     # A tumour may be all that holds a vertebra together.
-    array[_small_parts(array > 0, _SMALLEST_PIECE_ML / millilitre) & (array == VERTEBRAE)] = 0
+    pieces, _ = _small_parts(array > 0, _SMALLEST_PIECE_ML / millilitre)
+    array[(pieces > 0) & (array == VERTEBRAE)] = 0
     return labels.with_array(array)
 
 
-def _small_parts(mask: NDArray[np.bool_], fewest: float) -> NDArray[np.bool_]:
+def _small_parts(mask: NDArray[np.bool_], fewest: float) -> tuple[NDArray[np.int32], int]:
+    """Return the numbers of the parts of fewer voxels, 0 elsewhere, and the highest number there may be."""
     parts, count = ndimage.label(mask, _TOUCHING)
-    small = np.bincount(parts.ravel(), minlength=count + 1) < fewest
-    small[0] = False
-    return np.asarray(small[parts])
+    parts[(np.bincount(parts.ravel(), minlength=count + 1) >= fewest)[parts]] = 0
+    return parts, count

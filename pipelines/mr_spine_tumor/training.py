@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import highdicom as hd
 import numpy as np
@@ -13,7 +14,11 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
-from pipelines.mr_spine_tumor.phantoms import CROP, HELD_OUT_ATLAS, held_out_studies, training_slices
+from pipelines.mr_spine_tumor.phantoms import (
+    HELD_OUT_ATLAS,
+    held_out_studies,
+    training_slices,
+)
 from pipelines.mr_spine_tumor.preprocessing import PIXEL_SPACING, normalise, reference, upright
 from pipelines.mr_spine_tumor.segmenting import SMALLEST_TUMOUR_ML, TUMOUR, segment_spine
 from pipelines.networks.penn2d import Penn2d
@@ -38,7 +43,7 @@ def make_network(widths: Widths) -> nn.Module:
 
 
 def make_loss() -> Loss:
-    """Return Dice of vertebrae and of tumours over the batch + weighted cross entropy; the publication names no loss."""
+    """Return Dice over the batch + weighted cross entropy; the publication's abstract names no loss."""
     return dice_and_cross_entropy
 
 
@@ -88,7 +93,7 @@ def crop(case: Case, rng: np.random.Generator) -> Case:
     index = int(rng.choice(choice)) if choice.size else int(rng.integers(image.shape[0]))
     zoom = [float(spacing) / PIXEL_SPACING for spacing in image.spacing[1:]]
     plane = _resized(image.array[index].astype(np.float32), zoom, order=1)
-    truth = _resized(labels.array[index], zoom, order=0)
+    truth = _resized(labels.array[index].astype(np.float32), zoom, order=0).astype(np.uint8)
     affine = np.diag([float(image.spacing[0]), PIXEL_SPACING, PIXEL_SPACING, 1.0])
     volume = hd.Volume(array=plane[None], affine=affine, coordinate_system="PATIENT")
     return Case(
@@ -96,15 +101,15 @@ def crop(case: Case, rng: np.random.Generator) -> Case:
     )
 
 
-def _resized(plane: NDArray[np.generic], zoom: list[float], *, order: int) -> NDArray[np.generic]:
-    if order and min(zoom) < 1:
+def _resized(plane: Floats, zoom: list[float], *, order: Literal[0, 1]) -> Floats:
+    if order:  # smoothed where the new pixels are larger
         plane = ndimage.gaussian_filter(plane, [max(0.0, 0.5 / part - 0.5) for part in zoom])
-    made: NDArray[np.generic] = ndimage.zoom(plane, zoom, order=order, grid_mode=True, mode="nearest")
-    return made
+    made = ndimage.zoom(plane, zoom, order=order, grid_mode=True, mode="nearest")
+    return np.asarray(made, np.float32)
 
 
 def prepare(case: Case, rng: np.random.Generator) -> Sample:
-    """Return a square of a slice as the network will see patients: turned, scaled and lit a little differently each time."""
+    """Return a square of a slice as the network will see patients: turned, scaled and lit a little differently."""
     plane, truth = case.image.array[0].astype(np.float32), case.labels.array[0]
     bright = reference(plane) * float(np.exp(rng.normal(0, 0.15)))
     middle = _draw_middle(truth, rng)
@@ -116,7 +121,9 @@ def prepare(case: Case, rng: np.random.Generator) -> Sample:
     label = ndimage.affine_transform(truth, turn, offset, shape, order=0, mode="constant")
     ready = normalise(image, bright) + 1
     ready = ready ** np.float32(np.exp(rng.normal(0, 0.15))) - 1
-    if rng.random() < 0.5:  # left and right in axial and coronal slices; sagittal ones face both ways
+    if (
+        rng.random() < 0.5
+    ):  # left and right in axial and coronal slices; sagittal ones face both ways
         ready, label = ready[:, ::-1], label[:, ::-1]
     return (
         torch.from_numpy(np.ascontiguousarray(ready, np.float32)[None]),

@@ -16,27 +16,27 @@ CHANNELS = (16, 40, 96, 96)
 
 _BORDER = (PATCH - STRIDE) // 2
 _EIGHTH = 8
-# Logits at the start: nearly all is background.
+# Logits at the start, of background, vertebrae and tumours: nearly all is background.
 _PRIOR = (2.0, 0.0, -2.0)
 
 
 class Penn2d(nn.Module):
     """Patches are extracted, encoded by convolutions, decoded by deconvolutions, and stitched with weights.
 
-    As published: a patch extraction module, a convolutional encoder, and a decoder of deconvolutions that restores the size of the image.
-    Ours, where the abstract and highlights are silent: overlapping patches whose logits are joined by weights that fall towards their
-    edges; an encoder and decoder with residual stages whose features are joined; and surroundings: the whole image at an eighth of its
-    resolution is encoded once, and each patch gets its part of it, for a patch alone does not tell a disc from a vertebra's neighbour.
+    As published: a patch extraction module, a convolutional encoder, and a decoder of deconvolutions that restores
+    the size of the image.
+    Ours, where its abstract and highlights are silent: overlapping patches whose logits are joined by weights that
+    fall towards their edges; residual stages, and features of the encoder joined to those of the decoder; and
+    surroundings: the whole image at an eighth of its resolution is encoded once, and each patch gets its part of it,
+    for a patch of bone alone does not tell where in the body it is.
 
     Parameters
     ----------
     channels
         At half, a quarter and an eighth of the resolution, and of the surroundings.
-    classes
-        Logits that leave it; the first is background.
     """
 
-    def __init__(self, channels: Sequence[int] = CHANNELS, classes: int = 3) -> None:
+    def __init__(self, channels: Sequence[int] = CHANNELS) -> None:
         super().__init__()
         *levels, around = channels
         self.surroundings = nn.Sequential(
@@ -53,10 +53,8 @@ class Penn2d(nn.Module):
             self.ups.append(_deconvolution(lower, upper))
             self.decoders.append(nn.Sequential(_convolution(2 * upper, upper), _Stage(upper)))
         self.join = nn.Sequential(_convolution(levels[-1] + around, levels[-1]), _Stage(levels[-1]))
-        self.leave = nn.ConvTranspose2d(levels[0], classes, 2, stride=2)
-        with torch.no_grad():
-            assert self.leave.bias is not None
-            self.leave.bias.copy_(torch.tensor([*_PRIOR, *[0.0] * classes][:classes]))
+        self.leave = nn.ConvTranspose2d(levels[0], len(_PRIOR), 2, stride=2)
+        self.leave.bias = nn.Parameter(torch.tensor(_PRIOR))
         self.register_buffer("weights", _weights(), persistent=False)
         self.weights: torch.Tensor
 
@@ -71,7 +69,7 @@ class Penn2d(nn.Module):
         Returns
         -------
         torch.Tensor
-            float, shape (batch, classes, rows, columns).
+            float, shape (batch, 3, rows, columns): background, vertebrae, tumours.
         """
         padded = functional.pad(image, (_BORDER,) * 4, mode="replicate")
         patches = _extract(padded, PATCH, STRIDE)

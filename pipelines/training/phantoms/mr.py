@@ -101,7 +101,9 @@ def mr_phantom(
     look = draw_mr_look(rng, spine.patient, weighting)
     step = float(geometry.spacing[0]) * options.thickness_share
     seen = _seen(spine, geometry)
-    growths = draw_growths(rng, spine, look, choice=options.choice, near=lambda one: one.name in seen)
+    growths = draw_growths(
+        rng, spine, look, choice=options.choice, near=lambda one: one.name in seen
+    )
     scene = _Scene(
         spine=spine,
         look=look,
@@ -121,7 +123,10 @@ def mr_phantom(
 
 
 def _phantom(
-    scene: _Scene, geometry: hd.VolumeGeometry, arrays: tuple[Floats, Codes, Codes], thickness: float
+    scene: _Scene,
+    geometry: hd.VolumeGeometry,
+    arrays: tuple[Floats, Codes, Codes],
+    thickness: float,
 ) -> MrPhantom:
     image, labels, tumours = arrays
     brightest = max(float(np.percentile(image, 99.5)), 1e-6)
@@ -175,18 +180,12 @@ def _slice(
 ) -> tuple[Floats, Codes, Codes]:
     """Return a slice: magnitude, labels, tumours. The truth is that of its middle plane."""
     count = options.planes
-    total, truth = None, None
-    for number in range(count):
-        away = options.thickness_share * (number - count // 2) / count
-        received, labels, tumours = _received(scene, geometry, index + away)
-        total = received if total is None else total + received
-        if number == count // 2:
-            truth = (labels, tumours)
-    assert total is not None
-    assert truth is not None
-    mean = np.asarray(total / count, np.float32)
+    away = [options.thickness_share * (number - count // 2) / count for number in range(count)]
+    planes = [_received(scene, geometry, index + one) for one in away]
+    mean = np.asarray(np.mean([one[0] for one in planes], axis=0), np.float32)
+    _, *truth = planes[count // 2]
     made = reconstruct(mean, scene.look.marrow, scene.scanner, rng)
-    return made, *truth
+    return made, truth[0], truth[1]
 
 
 def _received(

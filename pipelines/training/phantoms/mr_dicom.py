@@ -33,7 +33,8 @@ def mr_series(
     seed
         Identifiers follow from it.
     options
-        Identifiers, order. The description says what the sequence is where it is left as it is; values are stored as they are.
+        Identifiers, order. The description says what the sequence is where it is left as it is; values are stored as
+        they are.
     """
     given = options or SeriesOptions()
     described = given.series_description != SeriesOptions().series_description

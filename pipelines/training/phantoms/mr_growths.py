@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from pipelines.training.phantoms import fields
 from pipelines.training.phantoms.fields import SmoothField
-from pipelines.training.phantoms.mr_signal import MrLook, Substance, draw_signal
-from pipelines.training.phantoms.mr_spine import CANAL_MM, Spine, SpinePlane, Vertebra
-from pipelines.training.phantoms.tissues import FIRST_BONE, Tissue
+from pipelines.training.phantoms.mr_signal import MrLook, Substance, Weighting, draw_signal
+from pipelines.training.phantoms.mr_spine import CANAL_MM, Canal, Spine, SpinePlane, Vertebra
+from pipelines.training.phantoms.tissues import FIRST_BONE, Cut, Tissue
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Point = tuple[float, float, float]
+Box = tuple[slice, slice]
 
 
 class Kind(StrEnum):
@@ -77,6 +78,7 @@ class Choice:
     """How often there is what; a list of kinds stands for itself."""
 
     tumours: int  #: at most this many
+    fewest: int = 0  #: at least this many
     look_alikes: int
     veins: float  #: share of the vertebrae whose basivertebral vein is seen
 
@@ -107,18 +109,19 @@ def draw_growths(
     vertebrae = [one for one in spine.vertebrae if near(one)]
     if not vertebrae:
         return ()
+    host = _Host(canal=spine.canal, weighting=look.weighting)
     made = []
     for vertebra in vertebrae:
         if rng.random() < choice.veins:
-            made.append(_growth(rng, Kind.VEIN, vertebra, spine, look, 0))
+            made.append(_growth(rng, (Kind.VEIN, 0), vertebra, host))
     others = [Kind.HAEMANGIOMA, Kind.SCHMORL, Kind.OEDEMA, Kind.FATTY]
     for _ in range(int(rng.integers(choice.look_alikes + 1))):
         kind = others[int(rng.integers(len(others)))]
-        made.append(_growth(rng, kind, _one_of(rng, vertebrae), spine, look, 0))
+        made.append(_growth(rng, (kind, 0), _one_of(rng, vertebrae), host))
     kinds = [Kind.BODY, Kind.ARCH, Kind.EPIDURAL, Kind.INTRADURAL]
-    for number in range(1, int(rng.integers(choice.tumours + 1)) + 1):
+    for number in range(1, int(rng.integers(choice.fewest, choice.tumours + 1)) + 1):
         kind = kinds[int(rng.choice(len(kinds), p=[0.55, 0.13, 0.17, 0.15]))]
-        made.append(_growth(rng, kind, _one_of(rng, vertebrae), spine, look, number))
+        made.append(_growth(rng, (kind, number), _one_of(rng, vertebrae), host))
     return tuple(made)
 
 
@@ -149,10 +152,9 @@ def paint(
         box = _box(plane.at, growth.centre, reach)
         if box is None:
             continue
-        at, cut = plane.at[box], plane.cut
-        tissues, structures = cut.tissues[box], cut.structures[box]
+        at = plane.at[box]
         size, texture = _size(growth, at)
-        allowed = _allowed(growth, tissues, structures, cut.depth[box], cut.cortex[box], norm[box])
+        allowed = _allowed(growth, plane.cut, norm, box)
         share = np.clip((1 - size) * min(growth.radii) / _SOLID_MM + 0.5, 0, 1) * allowed
         level = growth.signal * (1 + 0.12 * texture)
         if growth.kind is Kind.HAEMANGIOMA:  # thick trabeculae that stand upright
@@ -170,11 +172,20 @@ def _one_of(rng: np.random.Generator, vertebrae: list[Vertebra]) -> Vertebra:
     return vertebrae[int(rng.integers(len(vertebrae)))]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Host:
+    """In whom, and how it is imaged."""
+
+    canal: Canal
+    weighting: Weighting
+
+
 def _growth(
-    rng: np.random.Generator, kind: Kind, vertebra: Vertebra, spine: Spine, look: MrLook, number: int
+    rng: np.random.Generator, what: tuple[Kind, int], vertebra: Vertebra, host: _Host
 ) -> Growth:
+    kind, number = what
     substance = _TUMOUR if kind in TUMOURS else _SUBSTANCES[kind]
-    centre, radii = _place(rng, kind, vertebra, spine)
+    centre, radii = _place(rng, kind, vertebra, host.canal)
     dead = kind in TUMOURS and min(radii) > 6 and rng.random() < 0.2
     return Growth(
         kind=kind,
@@ -182,8 +193,8 @@ def _growth(
         code=vertebra.code,
         centre=centre,
         radii=radii,
-        signal=draw_signal(rng, substance, look.weighting),
-        core=draw_signal(rng, _NECROSIS, look.weighting) if dead else None,
+        signal=draw_signal(rng, substance, host.weighting),
+        core=draw_signal(rng, _NECROSIS, host.weighting) if dead else None,
         roughness=0.06 if kind is Kind.INTRADURAL else float(rng.uniform(0.08, 0.22)),
         beyond=kind in (Kind.BODY, Kind.ARCH) and rng.random() < 0.3,
         texture=fields.draw_field(rng, float(rng.uniform(5, 9)), size=12),
@@ -191,12 +202,11 @@ def _growth(
 
 
 def _place(
-    rng: np.random.Generator, kind: Kind, vertebra: Vertebra, spine: Spine
+    rng: np.random.Generator, kind: Kind, vertebra: Vertebra, canal: Canal
 ) -> tuple[Point, Point]:
     """Return middle and radii, mm."""
     centre, up = np.asarray(vertebra.centre), np.asarray(vertebra.up)
     half, deep = vertebra.half_height, vertebra.half_depth
-    canal = spine.canal
     middle = np.asarray(
         [*(np.interp(centre[2], canal.heights, part) for part in canal.middles.T), centre[2]]
     )
@@ -208,12 +218,12 @@ def _place(
             radii = rng.uniform(4, 15) * rng.uniform(0.75, 1.3, 3) * (1.6 if whole else 1.0)
             place = centre + (0.2 if whole else 1.0) * offset
         case Kind.ARCH:
-            place = middle + [rng.uniform(-24, 24), rng.uniform(8, 24), rng.uniform(-14, 6)]
+            place = middle + rng.uniform([-24, 8, -14], [24, 24, 6])
             radii = rng.uniform(5, 12) * rng.uniform(0.75, 1.3, 3)
         case Kind.EPIDURAL:
             angle = rng.uniform(0, 2 * np.pi)
             rim = [CANAL_MM[0] * np.sin(angle), CANAL_MM[1] * np.cos(angle), rng.uniform(-12, 12)]
-            place = middle + rim
+            place = middle + np.asarray(rim)
             radii = np.asarray([rng.uniform(4, 9), rng.uniform(4, 8), rng.uniform(8, 26)])
         case Kind.INTRADURAL:
             place = middle + rng.uniform([-5, -4, -12], [5, 4, 12])
@@ -222,14 +232,16 @@ def _place(
             offset = rng.uniform([-13, -0.5 * deep, -0.5 * half], [13, 0.5 * deep, 0.5 * half])
             place, radii = centre + offset, rng.uniform(3, 11) * rng.uniform(0.85, 1.15, 3)
         case Kind.SCHMORL:
-            place = centre + end + [rng.uniform(-12, 12), rng.uniform(-0.5, 0.5) * deep, 0]
+            place = centre + end + rng.uniform([-12, -0.5 * deep, 0], [12, 0.5 * deep, 0])
             radii = rng.uniform(2.5, 7) * np.asarray([1.0, 1.0, 0.8])
         case Kind.VEIN:
-            place = centre + [rng.normal(0, 1), 0.8 * deep, rng.normal(0, 1)]
+            place = centre + rng.normal([0, 0.8 * deep, 0], [1, 0, 1])
             radii = np.asarray([rng.uniform(3, 8), 0.45 * deep, rng.uniform(1.0, 2.4)])
         case Kind.OEDEMA | Kind.FATTY:
-            place = centre + end + [0, rng.uniform(-0.5, 0.5) * deep, 0]
-            radii = np.asarray([rng.uniform(12, 30), deep * rng.uniform(0.5, 1.4), rng.uniform(3, 9)])
+            place = centre + end + rng.uniform([0, -0.5 * deep, 0], [0, 0.5 * deep, 0])
+            radii = np.asarray(
+                [rng.uniform(12, 30), deep * rng.uniform(0.5, 1.4), rng.uniform(3, 9)]
+            )
     return _point(place), _point(radii)
 
 
@@ -241,15 +253,9 @@ def _size(growth: Growth, at: Floats) -> tuple[Floats, Floats]:
     return np.asarray(size, np.float32), texture
 
 
-def _allowed(
-    growth: Growth,
-    tissues: NDArray[np.uint8],
-    structures: NDArray[np.uint8],
-    depth: Floats,
-    cortex: Floats,
-    norm: Floats,
-) -> Mask:
-    """Return where it can be."""
+def _allowed(growth: Growth, cut: Cut, norm: Floats, box: Box) -> Mask:
+    """Return where in a part of a plane it can be."""
+    tissues, structures, norm = cut.tissues[box], cut.structures[box], norm[box]
     body = ~np.isin(tissues, (Tissue.AIR, Tissue.SKIN, Tissue.METAL, Tissue.LUNG, Tissue.GAS))
     bone = (tissues >= FIRST_BONE) & (structures == growth.code)
     if growth.kind is Kind.INTRADURAL:
@@ -261,12 +267,13 @@ def _allowed(
         return np.asarray(bone | soft)
     if growth.is_tumour:
         return np.asarray(bone)
-    return np.asarray(bone & (depth > 0.5 * cortex))
+    return np.asarray(bone & (cut.depth[box] > 0.5 * cut.cortex[box]))
 
 
-def _box(at: Floats, centre: Point, reach: float) -> tuple[slice, slice] | None:
+def _box(at: Floats, centre: Point, reach: float) -> Box | None:
     """Return the rows and columns of a plane that come within reach of a point; None: none do."""
-    near = (np.abs(at[::2, ::2] - np.asarray(centre, np.float32)) < reach + 2).all(axis=-1)
+    away = np.abs(at[::2, ::2] - np.asarray(centre, np.float32)).max(axis=-1)
+    near = np.asarray(away < reach + 2)
     rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
     if rows.size == 0:
         return None

@@ -200,10 +200,9 @@ def _bones(at: Points, disc_mm: float) -> tuple[Floats, Codes]:
 
 
 def _screws(at: Points, height: float) -> NDArray[np.bool_]:
-    x, y, z = at
-    near = np.abs(z - height) < _SCREWS_MM
+    near = np.abs(at[2] - height) < _SCREWS_MM
     if not near.any():
-        return near
+        return np.asarray(near)
     back = bones.SPINE_Y
     parts = []
     for side in (-1.0, 1.0):

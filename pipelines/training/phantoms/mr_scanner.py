@@ -1,7 +1,9 @@
 """From signals in a plane to what an MR scanner reconstructs: coil, k-space, noise, artefacts.
 
-Rician noise as in Gudbjartsson and Patz, Magn Reson Med 1995;34:910: Gaussian in both channels, then the magnitude. Truncation and partial
-Fourier are done where they happen, in k-space. Metal moves signal along the read-out direction by its field, which empties some pixels and
+Rician noise as in Gudbjartsson and Patz, Magn Reson Med 1995;34:910: Gaussian in both channels, then the magnitude.
+Truncation and partial
+Fourier are done where they happen, in k-space. Metal moves signal along the read-out direction by its field, which
+empties some pixels and
 piles up in others; through-plane distortion is left out. All sizes are ours.
 """
 
@@ -69,9 +71,7 @@ def coil(behind: Floats, slow: Floats, scanner: MrScanner) -> Floats:
     return np.asarray(made, np.float32)
 
 
-def distort(
-    signal: Floats, metal: NDArray[np.bool_], scanner: MrScanner, pixel: float
-) -> Floats:
+def distort(signal: Floats, metal: NDArray[np.bool_], scanner: MrScanner, pixel: float) -> Floats:
     """Return the signal as metal moves it along the read-out direction: voids, and where it piles up."""
     if not metal.any():
         return signal
@@ -114,7 +114,9 @@ def reconstruct(
     phase = np.exp(1j * _smooth_phase(rows, columns, rng))
     space = fft.fft2(received * phase)
     windows = [
-        _window(length, scanner.acquired[axis], scanner.partial if axis == scanner.phase_axis else 1.0)
+        _window(
+            length, scanner.acquired[axis], scanner.partial if axis == scanner.phase_axis else 1.0
+        )
         for axis, length in enumerate((rows, columns))
     ]
     mask = windows[0][:, None] * windows[1][None, :]
@@ -122,8 +124,8 @@ def reconstruct(
         lines = np.arange((rows, columns)[scanner.phase_axis])
         pulse = 1 + scanner.ghost * np.sin(2 * np.pi * lines / rng.uniform(3, 9))
         mask = mask * (pulse[:, None] if scanner.phase_axis == 0 else pulse[None, :])
-    # Noise is measured where the signal is; what is left after the mask has the wanted deviation.
-    sigma = marrow / scanner.snr / np.sqrt(max(float((mask > 0).mean()), 1e-3))
+    # Such that what the mask leaves of it has the wanted deviation.
+    sigma = marrow / scanner.snr / np.sqrt(float(np.square(mask).mean()))
     white = rng.standard_normal((2, rows, columns), dtype=np.float32)
     noise = (white[0] + 1j * white[1]) * np.float32(sigma * np.sqrt(rows * columns))
     return np.abs(fft.ifft2((space + noise) * mask)).astype(np.float32)
@@ -132,7 +134,9 @@ def reconstruct(
 def _window(length: int, acquired: float, partial: float) -> Floats:
     """Return which frequencies are measured, and how a filter weighs them against ringing."""
     frequency = np.abs(fft.fftfreq(length)) * 2
-    window = (frequency <= acquired) * (0.6 + 0.4 * np.cos(np.pi * np.minimum(frequency / acquired, 1)))
+    window = (frequency <= acquired) * (
+        0.6 + 0.4 * np.cos(np.pi * np.minimum(frequency / acquired, 1))
+    )
     if partial < 1:
         window = window * (fft.fftfreq(length) * 2 > -acquired * (2 * partial - 1))
     return np.asarray(window, np.float32)

@@ -2,11 +2,14 @@
 
 Sources
 -------
-T1 at 3 T and T2: de Bazelaire et al., Radiology 2004;230:652 (kidney, liver, spleen, paravertebral muscle, marrow of L4, subcutaneous
+T1 at 3 T and T2: de Bazelaire et al., Radiology 2004;230:652 (kidney, liver, spleen, paravertebral muscle, marrow of
+L4, subcutaneous
 fat). They found T1 21 % longer at 3 T than at 1.5 T; we draw the field strength and shorten by that.
 Relaxivity: Rohrer et al., Invest Radiol 2005;40:715, gadopentetate in plasma.
-Fat of vertebral marrow: Baum et al., Front Endocrinol 2018;9:141, 32.0 (8.0) % of men and 27.2 (6.0) % of women in their twenties; that it
-rises by 0.4 % a year from there is ours, as are the ranges below: what each tissue takes up minutes after a usual dose, all tissues that
+Fat of vertebral marrow: Baum et al., Front Endocrinol 2018;9:141, 32.0 (8.0) % of men and 27.2 (6.0) % of women in
+their twenties; that it
+rises by 0.4 % a year from there is ours, as are the ranges below: what each tissue takes up minutes after a usual
+dose, all tissues that
 were not measured there (disc, cord, cerebrospinal fluid, cartilage, organs), and the uptake of tumours.
 """
 

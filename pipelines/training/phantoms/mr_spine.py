@@ -25,6 +25,7 @@ CANAL_MM = (11.0, 8.5)
 _VERTEBRA = re.compile(r"[CTL]\d+")
 _SMALLEST_MM2, _LARGEST_MM2 = 60.0, 900.0
 _DISC_MM = 7.0
+_MIDLINE_MM, _LEAST_DEPTH_MM = 6.0, 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,33 +135,47 @@ def measure_spine(atlas: Atlas) -> SpineAtlas:
     if len(middles) < 3:
         raise ValueError(f"{atlas.name} names no vertebrae")
     canal = _find_canal(atlas, middles)
-    return SpineAtlas(
-        atlas=atlas, vertebrae=_vertebrae(middles, codes, canal), canal=canal
-    )
+    return SpineAtlas(atlas=atlas, vertebrae=_vertebrae(atlas, middles, codes, canal), canal=canal)
 
 
 def _vertebrae(
-    middles: Mapping[str, Point], codes: Mapping[str, int], canal: Canal
+    atlas: Atlas, middles: Mapping[str, Point], codes: Mapping[str, int], canal: Canal
 ) -> tuple[Vertebra, ...]:
     order = sorted(middles, key=lambda name: -middles[name][2])
-    places = np.asarray([middles[name] for name in order])
+    bodies = [_body(atlas, codes[name], middles[name][2], canal) for name in order]
+    places = np.asarray([centre for centre, _ in bodies])
     found = []
-    for number, name in enumerate(order):
+    for number, (name, (centre, half_depth)) in enumerate(zip(order, bodies, strict=True)):
         upper, lower = places[max(0, number - 1)], places[min(len(order) - 1, number + 1)]
         up = (upper - lower) / np.linalg.norm(upper - lower)
         between = np.linalg.norm(upper - lower) / (2 if 0 < number < len(order) - 1 else 1)
-        behind = float(np.interp(middles[name][2], canal.heights, canal.middles[:, 1]))
         found.append(
             Vertebra(
                 name=name,
                 code=codes[name],
-                centre=middles[name],
+                centre=centre,
                 up=(float(up[0]), float(up[1]), float(up[2])),
                 half_height=max(5.0, float(between - _DISC_MM) / 2),
-                half_depth=float(np.clip(behind - CANAL_MM[1] - middles[name][1], 9, 22)),
+                half_depth=half_depth,
             )
         )
     return tuple(found)
+
+
+def _body(atlas: Atlas, code: int, height: float, canal: Canal) -> tuple[Point, float]:
+    """Return the middle of a vertebral body and half its depth: what lies straight in front of the canal."""
+    x, y = (float(np.interp(height, canal.heights, part)) for part in canal.middles.T)
+    back = y - CANAL_MM[1]
+    middle = atlas.bone.map_reference_to_indices(np.asarray([[x, y, height]]))[0, 0]
+    reach = _MIDLINE_MM / float(atlas.bone.spacing[0])
+    slab = slice(max(0, round(middle - reach)), round(middle + reach) + 1)
+    index = np.argwhere((atlas.bone.array[slab] == code) & (atlas.depth.array[slab] > 0))
+    points = atlas.bone.map_indices_to_reference(index + [slab.start, 0, 0])
+    near = (np.abs(points[:, 0] - x) < _MIDLINE_MM) & (points[:, 1] < back)
+    front = points[near, 1]
+    depth = back - float(np.quantile(front, 0.02)) if front.size else 2 * _LEAST_DEPTH_MM
+    half = float(np.clip(depth / 2, _LEAST_DEPTH_MM, 22))
+    return (x, back - half, height), half
 
 
 def _find_canal(atlas: Atlas, middles: Mapping[str, Point]) -> Canal:

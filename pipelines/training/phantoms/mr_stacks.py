@@ -1,4 +1,5 @@
-"""Stacks of slices as spines are imaged: sagittal, axial and coronal, angulated, with gaps; of an atlas or of formulas."""
+"""Stacks of slices as spines are imaged: sagittal, axial and coronal, angulated, with gaps; of an atlas or of
+formulas."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -126,9 +127,9 @@ def atlas_spines(atlas: SpineAtlas, levels: tuple[str, ...] = ()) -> DrawSpine:
         spine: AtlasSpine = atlas.pose(body)
         point = np.zeros(3, np.float32)
         for _ in range(3):  # where in the patient the deformed vertebra has come to lie
-            away = np.asarray(target.centre) - to_atlas(
-                point[None], body.pose, atlas.atlas.femora
-            )[0]
+            away = (
+                np.asarray(target.centre) - to_atlas(point[None], body.pose, atlas.atlas.femora)[0]
+            )
             point = point + np.linalg.solve(body.pose.matrix.astype(float), away)
             point = point.astype(np.float32)
         return spine, _point(point)
