@@ -1,4 +1,4 @@
-"""A spine of boxes and balls in MR values, on any grid, and a network that sees them: what tests of mr_spine_tumor share."""
+"""A spine of boxes and balls in MR values, on any grid, and a network that sees it: what tests share."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipelines.result import SourceSeries
 from pipelines.training.phantoms.dicom import ct_series
 
 MANIFEST = read_manifest(BUILT_IN / "mr_spine_tumor")
+PARAMETERS: dict[str, Any] = dict(MANIFEST.parameters)
 #: What tissue, marrow and tumours measure in the scene: tissue is most of it, and what normalisation calls bright.
 TISSUE, MARROW, TUMOUR = 300, 450, 600
 #: Middles (LPS, mm) and radii (mm) of the balls that are tumours: the first in a vertebra, the other beside the canal.

@@ -16,7 +16,7 @@ from pipelines.training.phantoms.atlas import load_atlas
 from pipelines.training.phantoms.mr import MrOptions, MrPhantom, mr_phantom
 from pipelines.training.phantoms.mr_dicom import write_mr_series
 from pipelines.training.phantoms.mr_growths import Choice
-from pipelines.training.phantoms.mr_scanner import MrScanner, distort, draw_mr_scanner, reconstruct
+from pipelines.training.phantoms.mr_scanner import MrScanner, distort, reconstruct
 from pipelines.training.phantoms.mr_signal import CORD, CSF, draw_mr_look, draw_weighting
 from pipelines.training.phantoms.mr_spine import measure_spine
 from pipelines.training.phantoms.mr_stacks import (
@@ -38,10 +38,14 @@ PLAIN = MrScanner(
 
 
 def small(plane: Plane, slices: int = 5) -> Stack:
-    return Stack(plane=plane, slices=slices, rows=96, columns=96, pixel_spacing=1.5, slice_spacing=4.0)
+    return Stack(
+        plane=plane, slices=slices, rows=96, columns=96, pixel_spacing=1.5, slice_spacing=4.0
+    )
 
 
-def phantom(seed: int, plane: Plane = Plane.SAGITTAL, options: MrOptions | None = None) -> MrPhantom:
+def phantom(
+    seed: int, plane: Plane = Plane.SAGITTAL, options: MrOptions | None = None
+) -> MrPhantom:
     rng = np.random.default_rng(seed)
     spine, point = procedural_spines(rng)
     return mr_phantom(spine, geometry_of(small(plane), point), rng, options)
@@ -200,11 +204,24 @@ def test_the_demo_is_a_whole_study_with_tumours() -> None:
 
 def test_an_atlas_of_real_anatomy_has_vertebrae_and_a_canal(shared_data: Path) -> None:
     atlas = measure_spine(load_atlas(shared_data / "atlas" / "spl_abdomen.nii.gz"))
-    assert [one.name for one in atlas.vertebrae] == ["T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+    assert [one.name for one in atlas.vertebrae] == [
+        "T9",
+        "T10",
+        "T11",
+        "T12",
+        "L1",
+        "L2",
+        "L3",
+        "L4",
+        "L5",
+    ]
     for one in atlas.vertebrae[4:]:
         assert 10 < one.half_height < 18
         # The canal lies behind the body.
-        assert np.interp(one.centre[2], atlas.canal.heights, atlas.canal.middles[:, 1]) > one.centre[1] + 12
+        assert (
+            np.interp(one.centre[2], atlas.canal.heights, atlas.canal.middles[:, 1])
+            > one.centre[1] + 12
+        )
     spine, point = atlas_spines(atlas, ("L2",))(np.random.default_rng(0))
     made = mr_phantom(spine, geometry_of(small(Plane.SAGITTAL), point), np.random.default_rng(1))
     assert isinstance(made.image, hd.Volume)

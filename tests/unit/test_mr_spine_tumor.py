@@ -1,4 +1,4 @@
-"""The spine tumour pipeline: sequences, geometry, tumours one by one, with a network that sees them by brightness alone."""
+"""The spine tumour pipeline: sequences, geometry, tumours one by one, with a network that sees by brightness alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from spines import BALLS, MANIFEST, grid, model_that_sees_brightness, scene, source
+from spines import BALLS, MANIFEST, PARAMETERS, grid, model_that_sees_brightness, scene, source
 from volumes import make_request
 
 from pipelines.errors import Refused
@@ -19,8 +19,6 @@ from pipelines.mr_spine_tumor.pipeline import TumourModel, check_series, run
 from pipelines.mr_spine_tumor.segmenting import number_tumours
 from pipelines.mr_spine_tumor.sequence import Contrast, check_sequence, read_sequence
 from pipelines.result import AnalysisResult, SourceSeries
-
-PARAMETERS: dict[str, Any] = dict(MANIFEST.parameters)
 
 
 @pytest.fixture
@@ -65,13 +63,23 @@ def test_descriptions_that_say_contrast(description: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "description", ["T1 TSE SAG PRE", "T1 nativ", "SAG T1 w/o contrast", "T1 without contrast", "t1_pre_km", "T1 -C"]
+    "description",
+    [
+        "T1 TSE SAG PRE",
+        "T1 nativ",
+        "SAG T1 w/o contrast",
+        "T1 without contrast",
+        "t1_pre_km",
+        "T1 -C",
+    ],
 )
 def test_descriptions_that_say_no_contrast(description: str) -> None:
     assert read_sequence(header(description)).contrast is Contrast.NONE
 
 
-@pytest.mark.parametrize("description", ["T1 TSE SAG", "", "SAG T1 cervical", "T1 postero-anterior"])
+@pytest.mark.parametrize(
+    "description", ["T1 TSE SAG", "", "SAG T1 cervical", "T1 postero-anterior"]
+)
 def test_descriptions_that_say_nothing(description: str) -> None:
     assert read_sequence(header(description)).contrast is Contrast.UNKNOWN
 
@@ -146,7 +154,9 @@ def test_contrast_need_not_be_required_and_that_is_said(model: TumourModel) -> N
         ((12, 200, 60), (4, 1, 1), "field-too-small"),
     ],
 )
-def test_geometries_that_are_refused(shape: tuple[int, ...], spacing: tuple[int, ...], code: str) -> None:
+def test_geometries_that_are_refused(
+    shape: tuple[int, ...], spacing: tuple[int, ...], code: str
+) -> None:
     affine = np.diag([*spacing, 1.0])
     volume = hd.Volume(np.zeros(shape, np.int16), affine, coordinate_system="PATIENT")
     with pytest.raises(Refused) as error:
@@ -175,7 +185,9 @@ def test_tumours_are_the_same_whatever_the_direction_and_order_of_slices(
         assert found["Volume"] == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.12)
         # Slices of 4 mm may miss the widest place, or end half a slice beyond it.
         assert found["Long axis"] == pytest.approx(2 * radius, abs=2.6)
-        assert found["Signal ratio of tumour to normal marrow"] == pytest.approx(600 / 450, rel=0.02)
+        assert found["Signal ratio of tumour to normal marrow"] == pytest.approx(
+            600 / 450, rel=0.02
+        )
         places = np.argwhere(result.label_map.array == number)
         middle = np.asarray(volume.map_indices_to_reference(places)).mean(axis=0)
         assert np.linalg.norm(middle - centre) < 1.0

@@ -170,7 +170,7 @@ def _body(atlas: Atlas, code: int, height: float, canal: Canal) -> tuple[Point, 
     reach = _MIDLINE_MM / float(atlas.bone.spacing[0])
     slab = slice(max(0, round(middle - reach)), round(middle + reach) + 1)
     index = np.argwhere((atlas.bone.array[slab] == code) & (atlas.depth.array[slab] > 0))
-    points = atlas.bone.map_indices_to_reference(index + [slab.start, 0, 0])
+    points = atlas.bone.map_indices_to_reference(index + np.asarray([slab.start, 0, 0]))
     near = (np.abs(points[:, 0] - x) < _MIDLINE_MM) & (points[:, 1] < back)
     front = points[near, 1]
     depth = back - float(np.quantile(front, 0.02)) if front.size else 2 * _LEAST_DEPTH_MM
