@@ -87,7 +87,7 @@ def _without_specks(labels: Volume, smallest_ml: float) -> Volume:
     return labels.with_array(array)
 
 
-def _small_parts(mask: NDArray[np.bool_], fewest: float) -> tuple[NDArray[np.int32], int]:
+def _small_parts(mask: NDArray[np.bool_], fewest: float) -> tuple[NDArray[np.signedinteger], int]:
     """Return the numbers of the parts of fewer voxels, 0 elsewhere, and the highest number there may be."""
     parts, count = ndimage.label(mask, _TOUCHING)
     parts[(np.bincount(parts.ravel(), minlength=count + 1) >= fewest)[parts]] = 0

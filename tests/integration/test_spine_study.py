@@ -68,7 +68,7 @@ def test_tumours_come_back_one_by_one_and_the_native_series_is_refused(
             WorkitemState.CANCELED,
         }
 
-    wait_for("both workitems to end", ended, timeout_s=120)
+    wait_for("both workitems to end", ended, timeout_s=240)
     states = {one.state: one for one in node.workitems()}
     assert states[WorkitemState.CANCELED].reason_code == "contrast-absent"
     seg, sr = sorted(pacs.wait_for(2), key=lambda ds: ds.Modality)

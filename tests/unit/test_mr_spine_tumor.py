@@ -224,7 +224,7 @@ def test_what_is_smaller_than_the_parameter_is_no_tumour(model: TumourModel) -> 
 
 
 def test_a_tumour_cut_by_the_field_of_view_is_said(model: TumourModel) -> None:
-    whole, cut = scene(grid("FPL")), scene(grid("FPL"))[8:, :, :]
+    whole, cut = scene(grid("FPL")), scene(grid("FPL"))[8:]
     assert "tumour-incomplete" not in notices(analyse(model, source(whole)))
     assert "tumour-incomplete" in notices(analyse(model, source(cut)))
 
