@@ -10,12 +10,15 @@ import hips
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import spines
 import volumes
 from numpy.typing import NDArray
 
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.request import EvidenceRequest
 from pipelines.manifest import CodeSpec
+from pipelines.mr_spine_tumor.phantoms import demo_study
+from pipelines.mr_spine_tumor.pipeline import run as find_tumours
 from pipelines.qct_femur.pipeline import run
 from pipelines.result import SourceSeries
 from pipelines.series import read_series
@@ -118,6 +121,28 @@ def test_dciodvfy_finds_no_error_in_evidence_of_qct_femur(
     )
     paths = _write(tmp_path, request)
     assert {kind: _errors(path) for kind, path in paths.items()} == {"SEG": [], "SR": []}
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("balls", [spines.BALLS, ()])
+def test_dciodvfy_finds_no_error_in_evidence_of_mr_spine_tumor(
+    tmp_path: Path, balls: tuple[object, ...]
+) -> None:
+    """Several segments of one type, measurements of the whole, a private code, and a study without a tumour."""
+    source = spines.source(spines.scene(spines.grid(), balls))
+    result = find_tumours(spines.model_that_sees_brightness(), {"mr": source}, spines.PARAMETERS)
+    request = volumes.make_request(
+        source, result=result, manifest=spines.MANIFEST, parameters=spines.PARAMETERS
+    )
+    paths = _write(tmp_path, request)
+    assert {kind: _errors(path) for kind, path in paths.items()} == {"SEG": [], "SR": []}
+
+
+@pytest.mark.peer("dicom3tools")
+def test_dciodvfy_finds_no_error_in_an_mr_phantom(tmp_path: Path) -> None:
+    path = tmp_path / "mr.dcm"
+    demo_study(1)[0].save_as(path, enforce_file_format=True)
+    assert _errors(path) == []
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -49,6 +49,13 @@ def test_a_pipeline_of_two_inputs_is_shown_with_two_series(tmp_path: Path) -> No
     assert list(choose_inputs(entry.manifest, found)) == ["pet", "ct"]
 
 
+def test_a_study_of_another_modality_is_written_as_the_pipeline_makes_it(tmp_path: Path) -> None:
+    files = write_demo_study(find_pipelines().get("mr_spine_tumor"), tmp_path)
+    (series,) = find_series(_folder_of(files))
+    assert series.modality == "MR"
+    assert len(files) >= 11
+
+
 def test_any_ct_pipeline_is_shown_a_phantom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

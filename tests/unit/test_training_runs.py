@@ -290,7 +290,7 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path: Path) -> None:
     assert error.value.code == "training-disk"
 
 
-@pytest.mark.parametrize("pipeline", ["ct_skeleton", "qct_femur"])
+@pytest.mark.parametrize("pipeline", ["ct_skeleton", "qct_femur", "mr_spine_tumor"])
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_a_folder_without_the_label_maps_is_named(
     pipeline: str, command: str, tmp_path: Path
