@@ -76,6 +76,12 @@ def train(
     init: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Weights to start from.")
     ] = None,
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="Which network, of a pipeline that trains several one after the other; --init carries the others."
+        ),
+    ] = "",
     skip_unknown: SkipUnknown = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="The highest.")] = None,
@@ -124,7 +130,7 @@ def train(
         device=choose_device(device),
         seed=seed,
     )
-    report = train_recipe(_recipe_of(ctx, name)[1], options)
+    report = train_recipe(_recipe_of(ctx, name)[1].of_stage(stage, init), options)
     if as_json:
         show_json(plain(report))
         return

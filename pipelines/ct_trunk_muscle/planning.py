@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.ct_trunk_muscle.anatomy import LEVELS, NUMBERS, UNKNOWN
+from pipelines.ct_trunk_muscle.phantoms import training_studies
 from pipelines.ct_trunk_muscle.plan import Fingerprint, Intensities, NetworkPlan, Plan
 from pipelines.errors import TrainingError
 from pipelines.manifest import read_manifest
@@ -27,15 +28,15 @@ from pipelines.training.case import Case
 from pipelines.training.data.dataset import find_cases
 
 #: Voxels of a patch that a workstation without GPU learns from in seconds.
-PIXELS, VOXELS, LEVEL_VOXELS = 40_000, 720_000, 200_000
+PIXELS, VOXELS, LEVEL_VOXELS = 40_000, 400_000, 150_000
 #: A slice spacing above this many pixels' is told apart from them.
 _ANISOTROPIC = 3.0
-#: Of the median study, the least share that a patch of volumes shall see.
-_LEAST_SEEN = 0.25
+#: Of the median study, the least share that a patch of volumes shall see; nnU-Net: a quarter.
+_LEAST_SEEN = 0.15
 _COARSER = 1.02
 #: No side of the deepest features is shorter; no more levels; the first and the most channels.
 _SHORTEST, _MOST_LEVELS = 4, 5
-_FIRST_CHANNELS, _MOST_CHANNELS = {2: 32, 3: 24}, {2: 160, 3: 128}
+_FIRST_CHANNELS, _MOST_CHANNELS = {2: 24, 3: 16}, {2: 128, 3: 128}
 _LEVEL_CHANNELS = (16, 32, 64, 96)
 #: Softer is not the body: lung and air.
 _BODY_HU = -300.0
@@ -113,7 +114,7 @@ def derive_plan(measured: Fingerprint) -> Plan:
 def _volume_plan(extent: NDArray[np.float64], spacing: NDArray[np.float64]) -> NetworkPlan:
     """Coarsen, the finest axes first, until a patch sees enough of the median study."""
     spacing = spacing.copy()
-    while VOXELS < _LEAST_SEEN * float((extent / spacing).prod()):
+    while _LEAST_SEEN * float((extent / spacing).prod()) > VOXELS:
         finer = spacing < spacing.max() / 1.01
         spacing[finer if finer.any() else slice(None)] *= _COARSER
     spacing = spacing.round(2)
@@ -123,7 +124,9 @@ def _volume_plan(extent: NDArray[np.float64], spacing: NDArray[np.float64]) -> N
     )
 
 
-def fit_patch(shape: Sequence[float] | NDArray[np.float64], most: int, *, multiple: int) -> tuple[int, ...]:
+def fit_patch(
+    shape: Sequence[float] | NDArray[np.float64], most: int, *, multiple: int
+) -> tuple[int, ...]:
     """Return the largest patch of at most so many voxels, in proportion to a shape and no larger than it needs.
 
     Parameters
@@ -177,8 +180,6 @@ def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 def main() -> None:
     """Write the plan of a training set."""
-    from pipelines.ct_trunk_muscle.phantoms import training_studies
-
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, help="folder of own labelled studies")
     parser.add_argument("--atlas", type=Path, help="folder of label maps; else procedural bodies")

@@ -55,7 +55,7 @@ def _part_rectus(labels: LabelMap) -> LabelMap:
     code = labels.code_of("rectus_abdominis")
     if code is None:
         return labels
-    column = round(float(np.mean(list(_spine_columns(labels).values()))))
+    column = round(float(np.mean([column for _, column in _spine_middles(labels).values()])))
     names = {known: name for known, name in labels.names.items() if known != code}
     labels = replace(labels, names=names)
     for side, half in zip(_SIDES, (np.s_[..., column:], np.s_[..., :column]), strict=True):
@@ -70,14 +70,14 @@ def _part_deep_muscles(labels: LabelMap) -> LabelMap:
     if labels.code_of("transversospinalis_left") is not None:
         return labels
     spine = labels.codes_of(Tissue.SPINE)
-    columns = _spine_columns(labels)
+    middles = _spine_middles(labels)
     across, down = float(labels.grid.GetSpacing()[0]), float(labels.grid.GetSpacing()[1])
     for side in _SIDES:
         whole = labels.code_of(f"erector_spinae_{side}")
         if whole is None:
             continue
         labels, deep = labels.with_name(f"transversospinalis_{side}")
-        for index, column in columns.items():
+        for index, (_, column) in middles.items():
             plane = labels.codes[index]
             muscle = plane == whole
             bone = np.isin(plane, spine)
@@ -97,54 +97,50 @@ def _add_latissimus(labels: LabelMap) -> LabelMap:
         return labels
     labels, left = labels.with_name("latissimus_dorsi_left")
     labels, right = labels.with_name("latissimus_dorsi_right")
-    columns, rows = _spine_columns(labels), _spine_rows(labels)
-    for index in range(heights[0], heights[1]):
-        if index in columns:
-            sheet = _sheet(labels, index, (rows[index], columns[index]), _reach(labels, index))
-            beside = np.arange(sheet.shape[1])[None, :] > columns[index]
-            plane = labels.codes[index]
-            plane[sheet & beside], plane[sheet & ~beside] = left, right
+    middles, arms = _spine_middles(labels), _arm_codes(labels)
+    for index in range(*heights):
+        whole = labels.codes[index]
+        lean = (whole > 0) & ~np.isin(whole, [*labels.codes_of(Tissue.FAT), *arms])
+        if index not in middles or not lean.any():
+            continue
+        box = bounding_box(lean, (_margin(labels), _margin(labels)))
+        row, column = (at - part.start for at, part in zip(middles[index], box, strict=True))
+        plane = whole[box]
+        sheet = _sheet(labels, plane, lean[box], (row, column), _reach(labels, index))
+        beside = np.arange(sheet.shape[1])[None, :] > column
+        plane[sheet & beside], plane[sheet & ~beside] = left, right
     return labels
 
 
 def _sheet(
-    labels: LabelMap, index: int, middle: tuple[float, float], reach: tuple[float, float]
+    labels: LabelMap,
+    plane: Codes,
+    lean: Mask,
+    middle: tuple[float, float],
+    reach: tuple[float, float],
 ) -> Mask:
     """Return the layer around the lean trunk of a plane, where there is fat now and the angle is right."""
-    plane = labels.codes[index]
     across, down = float(labels.grid.GetSpacing()[0]), float(labels.grid.GetSpacing()[1])
-    fat = np.isin(plane, labels.codes_of(Tissue.FAT))
-    lean = _trunk_of((plane > 0) & ~fat & ~_arms(labels, plane))
-    if not lean.any():
-        return lean
-    pad = int(_BRIDGED_MM / across) + 2
-    padded = np.pad(lean, pad)
-    outside = ndimage.distance_transform_edt(~padded, sampling=(down, across))
+    outside = ndimage.distance_transform_edt(~lean, sampling=(down, across))
     deep = ndimage.distance_transform_edt(outside < _BRIDGED_MM, sampling=(down, across))
-    hull = ndimage.binary_fill_holes((deep >= _BRIDGED_MM) | padded)
-    beyond = ndimage.distance_transform_edt(~hull, sampling=(down, across))[pad:-pad, pad:-pad]
+    hull = ndimage.binary_fill_holes((deep >= _BRIDGED_MM) | lean)
+    beyond = ndimage.distance_transform_edt(~hull, sampling=(down, across))
     inner = ndimage.distance_transform_edt(plane > 0, sampling=(down, across)) > _COVER_MM
     y, x = np.ogrid[: plane.shape[0], : plane.shape[1]]
     angle = np.degrees(np.arctan2(np.abs(x - middle[1]) * across, (y - middle[0]) * down))
     within = (angle > reach[0]) & (angle < reach[1])
+    fat = np.isin(plane, labels.codes_of(Tissue.FAT))
     return np.asarray(fat & inner & within & (beyond > 0) & (beyond < _SHEET_MM))
 
 
-def _arms(labels: LabelMap, plane: Codes) -> Mask:
+def _margin(labels: LabelMap) -> int:
+    """Pixels around the lean trunk in which distances are right."""
+    return int(_BRIDGED_MM / float(labels.grid.GetSpacing()[0])) + 2
+
+
+def _arm_codes(labels: LabelMap) -> list[int]:
     arms = re.compile(r"^(humerus|radius|ulna|upper_arm|forearm|hand|deltoid)_")
-    return np.isin(plane, [code for code, name in labels.names.items() if arms.match(name)])
-
-
-def _trunk_of(lean: Mask) -> Mask:
-    """Return the largest part of a plane's lean tissue and all near to it: organs of one body, no arms."""
-    if not lean.any():
-        return lean
-    parts, count = ndimage.label(ndimage.binary_dilation(lean, iterations=8))
-    if count == 0:
-        return lean
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray(lean & (parts == int(sizes.argmax())))
+    return [code for code, name in labels.names.items() if arms.match(name)]
 
 
 def _reach(labels: LabelMap, index: int) -> tuple[float, float]:
@@ -164,7 +160,7 @@ def _level_planes(labels: LabelMap) -> tuple[int, int] | None:
     if not any(name in middles for name in _REACH):
         return None
     lowest = middles.get(_LOWEST, 0)
-    highest = middles.get(_HIGHEST, labels.codes.shape[0])
+    highest = middles.get(_HIGHEST, int(labels.codes.shape[0]))
     return lowest, highest
 
 
@@ -177,22 +173,14 @@ def _level_middles(labels: LabelMap) -> Sequence[tuple[str, int]]:
     ]
 
 
-def _spine_columns(labels: LabelMap) -> dict[int, float]:
-    """Plane -> column of the middle of its vertebra."""
-    return _spine_middles(labels, 1)
-
-
-def _spine_rows(labels: LabelMap) -> dict[int, float]:
-    """Plane -> row of the front of its vertebra, about the middle of the body's depth."""
-    return _spine_middles(labels, 0)
-
-
-def _spine_middles(labels: LabelMap, axis: int) -> dict[int, float]:
-    spine = np.isin(labels.codes, labels.codes_of(Tissue.SPINE))
-    found: dict[int, float] = {}
-    for index in np.flatnonzero(spine.any(axis=(1, 2))):
-        box = bounding_box(spine[index])
-        found[int(index)] = (box[axis].start + box[axis].stop - 1) / 2
+def _spine_middles(labels: LabelMap) -> dict[int, tuple[float, float]]:
+    """Plane -> row and column of the middle of what it shows of vertebrae."""
+    spine = np.zeros(256, bool)
+    spine[labels.codes_of(Tissue.SPINE)] = True
+    found: dict[int, tuple[float, float]] = {}
+    for index, plane in enumerate(labels.codes):
+        vertebra = spine[plane]
+        if vertebra.any():
+            rows, columns = bounding_box(vertebra)
+            found[index] = (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
     return found
-
-
