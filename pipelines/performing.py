@@ -237,11 +237,10 @@ def _rows(
 
 
 def _meaning(measurement: Measurement) -> str:
-    """The concept in words; its derivation with it, which alone tells a mean from a maximum."""
-    meaning = str(measurement.name.meaning)
-    if measurement.derivation is None:
-        return meaning
-    return f"{meaning} ({measurement.derivation.meaning})"
+    """The concept in words; with what alone tells a mean from a maximum, and one level from another."""
+    modifiers = [code for code in (measurement.derivation, measurement.site) if code is not None]
+    said = ", ".join(str(code.meaning) for code in modifiers)
+    return f"{measurement.name.meaning} ({said})" if said else str(measurement.name.meaning)
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class Measurement:
     unit: Code
     #: Derivation modifier (121401, DCM), e.g. mean; None for a plain value.
     derivation: Code | None = None
+    #: Where in the structure, as Finding Site (363698007, SCT), e.g. a vertebral level; None for all of it.
+    site: Code | None = None
     segment_number: int | None = None
 
 

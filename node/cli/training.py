@@ -83,6 +83,12 @@ def train(
     init: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Weights to start from.")
     ] = None,
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="Which network, of a pipeline that trains several one after the other; --init carries the others."
+        ),
+    ] = "",
     skip_unknown: SkipUnknown = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="The highest.")] = None,
@@ -141,7 +147,7 @@ def train(
         fast=fast,
         seed=seed,
     )
-    recipe = _recipe_of(ctx, name)[1]
+    recipe = _recipe_of(ctx, name)[1].of_stage(stage, init)
     try:
         report = train_recipe(recipe, options)
     except KeyboardInterrupt:

@@ -172,6 +172,7 @@ def _measurements(
             value=float(item.value),
             unit=item.unit,
             derivation=item.derivation,
+            finding_sites=[FindingSite(item.site)] if item.site is not None else None,
             algorithm_id=algorithm_statement(request),
         )
         for item in stated

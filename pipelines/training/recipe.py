@@ -7,7 +7,7 @@ pipeline's own is here: its network and loss, its phantoms, what a training crop
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipelines.errors import TrainingError
 from pipelines.training.case import Case, Found
 
 #: Image and truth, float32, channel first, without a batch axis; with one in front once batched.
@@ -85,6 +86,11 @@ class Recipe:
         of each own case.
     pool
         Crops that a rendering process keeps to serve in random order; bounds its memory.
+    stages
+        Where networks are trained one after the other: name -> from the weights of those before (`--init`, None: none)
+        to the recipe of this one. In their order.
+    stage
+        Of which stage this recipe is; empty where there are none.
     """
 
     folder: Path
@@ -114,8 +120,28 @@ class Recipe:
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     pool: int = 48
+    stages: Mapping[str, Callable[[Path | None], Recipe]] = field(default_factory=dict)
+    stage: str = ""
 
     @property
     def pipeline(self) -> str:
         """The pipeline's name."""
         return self.folder.name
+
+    def of_stage(self, stage: str, init: Path | None) -> Recipe:
+        """Return the recipe of a stage, or this one where there are none.
+
+        Raises
+        ------
+        TrainingError
+            `training-stage`, naming the stages there are.
+        """
+        if stage in self.stages:
+            return replace(self.stages[stage](init), stage=stage)
+        if not self.stages and not stage:
+            return self
+        known = f"give --stage: {', '.join(self.stages)}" if self.stages else "leave out --stage"
+        raise TrainingError(
+            f"{self.pipeline} {'is trained in stages' if self.stages else 'has no stages'}: {known}.",
+            code="training-stage",
+        )

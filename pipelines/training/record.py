@@ -34,6 +34,7 @@ def save_record(recipe: Recipe, source: Source, run: Run, options: TrainOptions)
         {
             "identity": {
                 "pipeline": recipe.pipeline,
+                "stage": recipe.stage or None,
                 "widths": run.widths,
                 "fold": run.fold,
                 "seed": run.seed,

@@ -1,6 +1,6 @@
 """A body of real anatomy made ready to be posed: structures, bones, depths below surfaces."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,19 @@ class Atlas:
     centres: Mapping[str, Point]  #: bone -> its middle, mm; of a vertebra: of its body
 
 
-def load_atlas(path: Path) -> Atlas:
+def load_atlas(path: Path, complete: Callable[[LabelMap], LabelMap] | None = None) -> Atlas:
     """Read a label map and its table of names, and measure how deep its points lie.
 
     Parameters
     ----------
     path
         The NIfTI file; its table is the file of the same name that ends in `.json`.
+    complete
+        Adds structures that the label map lacks.
     """
     labels = read_label_map(path)
+    if complete is not None:
+        labels = complete(labels)
     is_bone = _tissues(labels)[labels.codes] >= FIRST_BONE
     femora = _femur_codes(labels)
     is_femur = np.isin(labels.codes, list(femora.values()))

@@ -10,6 +10,7 @@ from pipelines.training.phantoms.bones import SPINE_Y
 from pipelines.training.phantoms.patient import Patient
 from pipelines.training.phantoms.shapes import Floats, Point, capsule, ellipsoid
 from pipelines.training.phantoms.tissues import Tissue
+from pipelines.training.phantoms.trunk import Wall, paint_muscles
 
 Codes = NDArray[np.uint8]
 
@@ -93,10 +94,12 @@ def paint_soft_tissue(
         for tissue, name, distance in _organs(x, y, level, build):
             here = (distance < 0) & cavity
             tissues[here], structures[here] = tissue, codes.get(name, 0)
-        for side, name in ((1, "psoas_major_left"), (-1, "psoas_major_right")):
-            psoas = np.hypot((x - 45 * side) / 24, (y - SPINE_Y - 4) / 24) < 1
-            if 0 < z < _DIAPHRAGM - 60:
-                tissues[psoas & inner], structures[psoas & inner] = Tissue.MUSCLE, codes[name]
+        wall = Wall(
+            depth=-surface - np.float32(build.fat_mm),
+            thickness=build.muscle_mm,
+            diaphragm=_DIAPHRAGM,
+        )
+        paint_muscles(tissues, structures, (x, y, z), wall, codes)
     return tissues, structures
 
 

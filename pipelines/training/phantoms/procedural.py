@@ -14,13 +14,14 @@ from pipelines.training.phantoms.patient import Implant, ImplantKind, Patient, d
 from pipelines.training.phantoms.render import ImagedRegion, Subject, grid_of, image_body
 from pipelines.training.phantoms.shapes import Floats, Points
 from pipelines.training.phantoms.tissues import Cut, Phantom, Tissue
+from pipelines.training.phantoms.trunk import TRUNK_MUSCLES
 
 _SIDES = ("left", "right")
 _ORGANS = ("liver", "spleen", "stomach", "kidney_left", "kidney_right", "urinary_bladder", "heart",
            "aorta", "inferior_vena_cava")  # fmt: skip
 _LEVELS = ("L5", "L4", "L3", "L2", "L1", *(f"T{n}" for n in range(12, 0, -1)))
 _HIPS_TOP = 60.0  # mm: femora and their metal are below
-_PAIRED = ("hip_bone", "femur", "psoas_major")
+_PAIRED = ("hip_bone", "femur", *TRUNK_MUSCLES)
 _NAMES: dict[int, str] = dict(
     enumerate(
         [

@@ -57,6 +57,7 @@ class Cut:
     cortex: Floats  #: thickness of the cortex there, mm
     mineral: Floats  #: in marrow, mg hydroxyapatite per cm3; 0 outside of bone
     gap: Floats | None = None  #: share of bone that is gone, cortex too: fractures, lysis
+    lipid: Floats | None = None  #: share of fat between the fibres of muscle, beyond the patient's
 
 
 class Body(Protocol):

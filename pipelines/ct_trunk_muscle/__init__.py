@@ -1,0 +1,1 @@
+"""Trunk muscles in CT: sixteen of them, by vertebral level."""
