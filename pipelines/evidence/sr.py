@@ -64,7 +64,7 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     )
     report[0].ContentSequence.append(_comments(request, found=seg is not None))
     ds = Comprehensive3DSR(
-# PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
+        # PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
         evidence=[
             *_instances(images),
             *_instances(ds for source in request.partners for ds in source.datasets),

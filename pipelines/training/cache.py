@@ -10,9 +10,11 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
@@ -94,15 +96,14 @@ class CropCache:
         """Keep a crop."""
         path = self._path(number)
         partial = path.with_suffix(".partial")
+        # Positional arrays are named by number: image, labels, affine, then partners and their affines.
+        arrays = [case.image.array, case.labels.array, case.image.affine]
+        for image in case.partners.values():
+            arrays += [image.array, image.affine]
+        named = np.array([case.group, *case.partners])
         try:
             with partial.open("wb") as file:
-                np.savez(
-                    file,
-                    image=case.image.array,
-                    labels=case.labels.array,
-                    affine=case.image.affine,
-                    group=np.array(case.group),
-                )
+                np.savez(file, *arrays, named=named)
             # Not synced: a crop that a power cut took is drawn again, and waiting takes longer than drawing.
             partial.replace(path)
         except OSError as error:
@@ -112,15 +113,23 @@ class CropCache:
         path = self._path(number)
         try:
             with np.load(path) as file:
-                image, labels, affine = file["image"], file["labels"], file["affine"]
-                group = str(file["group"])
+                group, *roles = (str(name) for name in file["named"])
+                arrays = [file[f"arr_{at}"] for at in range(3 + 2 * len(roles))]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise TrainingError(
                 f"{path} is no crop of a cache: remove the file, and the same command draws it again.",
                 code="training-cache",
             ) from error
-        volume = hd.Volume(array=image, affine=affine, coordinate_system="PATIENT")
-        return Case(name=path.stem, image=volume, labels=volume.with_array(labels), group=group)
+        image = _volume(arrays[0], arrays[2])
+        return Case(
+            name=path.stem,
+            image=image,
+            labels=image.with_array(arrays[1]),
+            group=group,
+            partners={
+                role: _volume(*arrays[3 + 2 * at : 5 + 2 * at]) for at, role in enumerate(roles)
+            },
+        )
 
     def _path(self, number: int) -> Path:
         return self.folder / f"crop-{number:06d}.npz"
@@ -153,6 +162,10 @@ class _Drawing(Dataset[int]):
         rng = np.random.default_rng([self._cache.seed, number])
         self._cache.write(number, self._draw(rng))
         return number
+
+
+def _volume(array: NDArray[Any], affine: NDArray[np.float64]) -> hd.Volume:
+    return hd.Volume(array=array, affine=affine, coordinate_system="PATIENT")
 
 
 def _kept(crops: int) -> int:

@@ -21,7 +21,14 @@ def _draw(rng: np.random.Generator) -> Case:
     affine = np.diag([1.0, 0.5, 0.5, 1.0])
     volume = hd.Volume(array=image, affine=affine, coordinate_system="PATIENT")
     labels = volume.with_array((image > 0).astype(np.uint8))
-    return Case(name="drawn", image=volume, labels=labels, group="female")
+    partner = hd.Volume(
+        array=rng.random((1, 2, 2), np.float32),
+        affine=np.diag([2.0, 1.0, 1.0, 1.0]),
+        coordinate_system="PATIENT",
+    )
+    return Case(
+        name="drawn", image=volume, labels=labels, group="female", partners={"spect": partner}
+    )
 
 
 def _pictures(folder: Path) -> dict[str, bytes]:
@@ -38,6 +45,9 @@ def test_what_is_read_is_what_was_drawn(tmp_path: Path) -> None:
     assert np.array_equal(read.image.affine, drawn.image.affine)
     assert (read.image.array.dtype, read.labels.array.dtype) == (np.int16, np.uint8)
     assert read.group == "female"
+    assert list(read.partners) == ["spect"]
+    assert np.array_equal(read.partners["spect"].array, drawn.partners["spect"].array)
+    assert np.array_equal(read.partners["spect"].affine, drawn.partners["spect"].affine)
 
 
 def test_several_processes_draw_the_same_and_a_cache_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -50,7 +60,7 @@ def test_several_processes_draw_the_same_and_a_cache_goes_on_where_it_was(tmp_pa
     assert _pictures(tmp_path / "one").keys() == _pictures(tmp_path / "two").keys()
     for name in _pictures(tmp_path / "one"):
         with np.load(tmp_path / "one" / name) as one, np.load(tmp_path / "two" / name) as two:
-            assert np.array_equal(one["image"], two["image"])
+            assert np.array_equal(one["arr_0"], two["arr_0"])
 
 
 @pytest.mark.parametrize("crops", [2, 20, 21, 45])
