@@ -179,13 +179,14 @@ def run(
             f"--pipeline is needed: one of {', '.join(sorted(registry.entries))}."
         )
     entry = registry.get(name or next(iter(registry.entries)))
-    make_folder(out)
     if path is None:
+        make_folder(out)
         path = out / "demo-study"
         # Of another version of the pipeline, perhaps: the two would mix.
         shutil.rmtree(path, ignore_errors=True)
         write_demo_study(entry, path)
     performed = run_on_folder(config, entry, path, parse_parameters(parameter or ()), device)
+    make_folder(out)
     files = write_results(performed, out)
     if as_json:
         show_json(

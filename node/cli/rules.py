@@ -102,7 +102,7 @@ def add(
     A pipeline may take several inputs (`osteonode pipelines show NAME`), as SPECT and CT. They are looked for in one
     study: of the series that fit an input, the one with most slices counts. A study waits `--wait` (30m when not
     given) for what is missing, then runs if `--without` names it; else it is held. What comes later starts the run
-    with all inputs. `osteonode rules test` tries a rule on a study that is held.
+    with all inputs. `osteonode rules test` tries a rule on a study that was received.
 
     Examples:
 
@@ -154,7 +154,11 @@ def edit(
     ] = None,
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", metavar="INPUT: CLAUSE", help=f"{_ROLE_HELP} Replaces all."),
+        typer.Option(
+            "--role",
+            metavar="INPUT: CLAUSE",
+            help=f"{_ROLE_HELP} Replaces all; `{_NOBODY}` for none.",
+        ),
     ] = None,
     wait: Annotated[str | None, typer.Option("--wait", metavar="TIME", help=_WAIT_HELP)] = None,
     without: Annotated[
@@ -182,7 +186,7 @@ def edit(
             destinations=tuple(to) if to else old.destinations,
             priority=old.priority if priority is None else priority,
             parameters=parse_parameters(parameter) if parameter else old.parameters,
-            roles=parse_roles(role) if role else old.roles,
+            roles=parse_roles(one for one in role if one != _NOBODY) if role else old.roles,
             wait_s=old.wait_s if wait is None else parse_time(wait),
             without=tuple(one for one in without if one != _NOBODY) if without else old.without,
         )
@@ -242,11 +246,14 @@ def try_(
     ctx: typer.Context,
     name: Name,
     study: Annotated[
-        str, typer.Option("--study", metavar="UID", help="A study that is held, or the end of it.")
+        str,
+        typer.Option(
+            "--study", metavar="UID", help="A study that was received, or the end of its UID."
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Try a rule on a study that is held: which series it would take, for which input, and why not the others.
+    """Try a rule on a study that was received: which series it would take, for which input, and why not the others.
 
     Nothing runs. A rule that is switched off is tried as if it were on.
 

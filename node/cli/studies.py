@@ -51,6 +51,7 @@ _VERDICTS: Mapping[str, str] = {
     DecisionCode.WAITS: "waits",
     DecisionCode.HELD: "is held",
     DecisionCode.ABSENT: "runs without it",
+    DecisionCode.OUTRANKED: "takes another",
 }
 #: As many are searched for the end of a UID.
 _SEARCHED = 100_000

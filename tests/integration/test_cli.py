@@ -461,6 +461,9 @@ def test_a_rule_of_two_inputs(ready: Run, tmp_path: Path) -> None:
     edited = ready("rules", "show", "hot", "--json").json
     assert (edited["wait_s"], edited["without"], edited["roles"]) == (90, [], shown["roles"])
     assert "wait 90s, then hold" in ready("rules", "show", "hot").out
+    cleared = ("--role", "none", "--where", "Modality in PT, CT")
+    assert ready("rules", "edit", "hot", *cleared).code == 0
+    assert ready("rules", "show", "hot", "--json").json["roles"] == {}
 
 
 @pytest.mark.parametrize(
