@@ -1,6 +1,7 @@
 """What a series' header says of its sequence: T1-weighted or not, after gadolinium or not, fat suppressed or not.
 
-Headers of MR differ by vendor and site: attributes count before descriptions, and what nothing says is not known.
+Headers of MR differ by vendor and site. A description that denies contrast medium counts before the agent, which some
+scanners write into all series of a study; what nothing says is not known.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from pipelines.errors import Refused
 _NAMES = ("SeriesDescription", "ProtocolName", "SequenceName")
 #: Words are parted by anything that is no letter, digit or sign: `T1_TSE_SAG_KM`, `t1 tse +c`.
 _ENHANCED = re.compile(
-    r"(?<![a-z0-9])(gd|gad|gado\w*|km|c\+|ce|post|postcontrast|contrast|kontrast|enhanced)(?![a-z0-9])"
+    r"(?<![a-z0-9])(gd|gad|gado\w*|km|c\+|ce|post(?![ -]?op)|postcontrast|contrast|kontrast|enhanced)(?![a-z0-9])"
     r"|\+ ?(c|gd|gad|gado|km|contrast)(?![a-z])|t1(w|c|wc)?c(?![a-z0-9])"
     r"|gadolin|gadav|gadob|gadot|dotarem|omniscan|magnevist|prohance"
 )
 _NATIVE = re.compile(
     r"(?<![a-z0-9])(pre|w/?o|without|ohne|non?)[ -]?(gd|gad|km|contrast|kontrast)(?![a-z])"
-    r"|(?<![a-z0-9])(pre|nativ\w*|unenhanced|w/?o|without)(?![a-z0-9])|- ?c(?![a-z0-9])"
+    r"|(?<![a-z0-9])(pre|nativ\w*|unenhanced|w/?o|without)(?![a-z0-9])|- ?c(?![a-z0-9]| ?sp)"
 )
 _NO_AGENT = re.compile(r"^\W*(none|no|n|0|n/a|not applicable|without|w/?o)?\W*$")
 _T1 = re.compile(r"(?<![a-z0-9])t1")
 _OTHER = re.compile(
-    r"(?<![a-z0-9])(t2\w*|stir|tirm|flair|pd|proton density|dwi|adc|diff\w*|swi|mra|tof|phase|subtr?\w*|map|myelo\w*"
-    r"|loc\w*|scout)(?![a-z0-9])"
+    r"(?<![a-z0-9])(t2\w*|stir|tirm|flair|pd|proton density|dwi|adc|diff\w*|swi|mra|tof|phase|myelo\w*)(?![a-z0-9])"
 )
+#: Whatever they are made of.
+_DERIVED = re.compile(r"(?<![a-z0-9])(sub|subtr\w*|maps?|mip|loc\w*|scout)(?![a-z0-9])")
 _FAT_SUPPRESSED = re.compile(
     r"(?<![a-z0-9])(fs|fatsat|fat[ -]?sat\w*|fat[ -]?sup\w*|spair|spir|chess|water|dixon[ -]?w|ideal)(?![a-z0-9])"
 )
@@ -111,7 +113,7 @@ def check_sequence(
 
 
 def _contrast(ds: Dataset, text: str) -> Contrast:
-    """PS3.3 C.7.6.4: the agent is Type 2, present and often empty; some scanners write it in all series of a study."""
+    """PS3.3 C.7.6.4: the agent is Type 2, present and often empty."""
     agent = str(ds.get("ContrastBolusAgent") or "").strip().lower()
     if _NATIVE.search(text) and not _ENHANCED.search(_NATIVE.sub(" ", text)):
         return Contrast.NONE
@@ -123,9 +125,9 @@ def _contrast(ds: Dataset, text: str) -> Contrast:
 
 
 def _is_t1(ds: Dataset, text: str) -> tuple[bool, str]:
-    other = _OTHER.search(text)
-    if other is not None and not _T1.search(text):
-        return False, f"its description says {other.group().strip()}"
+    other = _DERIVED.search(text) or (None if _T1.search(text) else _OTHER.search(text))
+    if other is not None:
+        return False, f"its description says {other.group()}"
     repetition, echo = (_number(ds, keyword) for keyword in ("RepetitionTime", "EchoTime"))
     if echo is not None and echo > _LONGEST_TE:
         return False, f"its echo time is {echo:.0f} ms"

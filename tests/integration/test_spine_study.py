@@ -42,7 +42,9 @@ def test_tumours_come_back_one_by_one_and_the_native_series_is_refused(
     enhanced = demo_phantom(_SEED)
     native = replace(enhanced, weighting=replace(enhanced.weighting, enhanced=False))
     files = write_mr_series(enhanced, tmp_path / "study", seed=_SEED)
-    before = SeriesOptions(series_number=2, series_description="T1 SE FS nativ")
+    before = SeriesOptions(
+        series_number=2, series_description="T1 SE FS nativ", study_description="Phantom MR"
+    )
     files += write_mr_series(native, tmp_path / "study", seed=_SEED, options=before)
     node.start()
     with node.index() as index:

@@ -78,7 +78,7 @@ def test_descriptions_that_say_no_contrast(description: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "description", ["T1 TSE SAG", "", "SAG T1 cervical", "T1 postero-anterior"]
+    "description", ["T1 TSE SAG", "", "SAG T1 - C spine", "T1 postero-anterior", "T1 post op"]
 )
 def test_descriptions_that_say_nothing(description: str) -> None:
     assert read_sequence(header(description)).contrast is Contrast.UNKNOWN
@@ -103,6 +103,7 @@ def test_a_native_series_of_a_study_whose_scanner_writes_the_agent_everywhere_is
     [
         (header("T2 TSE SAG +C"), "not-t1-weighted"),
         (header("STIR SAG +C"), "not-t1-weighted"),
+        (header("SUB T1 +C"), "not-t1-weighted"),
         (header("SAG +C", RepetitionTime="3500", EchoTime="95"), "not-t1-weighted"),
         (header("SAG +C", RepetitionTime="3000", EchoTime="12"), "not-t1-weighted"),
         (header("SAG +C", ScanningSequence=["SE", "IR"], InversionTime="160"), "not-t1-weighted"),

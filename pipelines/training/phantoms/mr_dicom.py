@@ -33,21 +33,20 @@ def mr_series(
     seed
         Identifiers follow from it.
     options
-        Identifiers, order. The description says what the sequence is where it is left as it is; values are stored as
-        they are.
+        Identifiers, descriptions, order; None: described by its sequence.
     """
-    given = options or SeriesOptions()
-    described = given.series_description != SeriesOptions().series_description
-    options = replace(
+    given = options or SeriesOptions(
+        series_description=_description(phantom),
+        study_description="Phantom MR",
+        body_part_examined="SPINE",
+    )
+    ours = replace(
         given,
         rescale_intercept=0.0,
-        series_description=given.series_description if described else _description(phantom),
-        study_description="Phantom MR" if options is None else given.study_description,
-        body_part_examined="SPINE" if options is None else given.body_part_examined,
         patient=given.patient or phantom.patient,
         slice_thickness=given.slice_thickness or phantom.thickness_mm,
     )
-    datasets = ct_series(phantom.image, seed=seed, options=options)
+    datasets = ct_series(phantom.image, seed=seed, options=ours)
     for ds in datasets:
         _make_mr(ds, phantom)
     return datasets

@@ -75,7 +75,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How often there is what; a list of kinds stands for itself."""
+    """How many there are of what."""
 
     tumours: int  #: at most this many
     fewest: int = 0  #: at least this many
