@@ -97,25 +97,29 @@ def _hounsfield(image: torch.Tensor) -> torch.Tensor:
     return image * intensities.sd + intensities.mean
 
 
+def _solid(image: torch.Tensor) -> torch.Tensor:
+    """HU of the thing that a voxel is of, 0 in soft tissue: its borders are averaged with what lies around it."""
+    hounsfield = _hounsfield(image)[:, 0]
+    densest = torch.nn.functional.max_pool3d(hounsfield[:, None], 3, stride=1, padding=1)[:, 0]
+    return torch.where(hounsfield > (densest + SOFT_HU) / 2, densest, 0.0)
+
+
 def _muscles(image: torch.Tensor) -> torch.Tensor:
-    hounsfield = _hounsfield(image)
+    solid = _solid(image)
     found = torch.zeros(image.shape[0], CLASSES, *image.shape[2:])
     found[:, 0] = 0.5
     for number in NUMBERS.values():
-        found[:, number] = ((hounsfield[:, 0] - muscle_hu(number)).abs() < 9).float()
-    found[:, BODY_CLASS] = (hounsfield[:, 0] > body_hu("T4") - 9).float()
+        found[:, number] = ((solid - muscle_hu(number)).abs() < 9).float()
+    found[:, BODY_CLASS] = (solid > body_hu("T4") - 9).float()
     return 20 * found
 
 
 def _levels(image: torch.Tensor) -> torch.Tensor:
-    hounsfield = _hounsfield(image)
-    # The borders of a body are averaged with what lies around it: its densest voxel nearby tells the level.
-    densest = torch.nn.functional.max_pool3d(hounsfield, 3, stride=1, padding=1)
+    solid = _solid(image)
     found = torch.zeros(image.shape[0], LEVEL_CLASSES, *image.shape[2:])
     found[:, 0] = 0.5
     for number, level in enumerate(LEVELS, start=1):
-        near = (densest[:, 0] - body_hu(level)).abs() < 9
-        found[:, number] = (near & (hounsfield[:, 0] > 300)).float()
+        found[:, number] = ((solid - body_hu(level)).abs() < 9).float()
     return 20 * found
 
 
