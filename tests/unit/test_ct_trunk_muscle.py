@@ -173,12 +173,11 @@ def test_a_muscle_that_leaves_the_slices_has_no_area_and_there_is_no_index(
 
 def test_what_was_not_reconstructed_is_an_end_of_the_image_too(model: TrunkModel) -> None:
     volume = trunks.scene()
-    rows, columns, number = max(trunks.places(), key=lambda place: place[1].stop)
+    _, columns, number = max(trunks.places(), key=lambda place: place[1].stop)
     array = volume.array.copy()
     array[:, :, columns.stop - 1 :] = -2048
     result = analyse(model, volume.with_array(array))
     assert "130576" in flags(result, number)
-    del rows
 
 
 # -- refusals --------------------------------------------------------------------------------------
