@@ -283,7 +283,7 @@ def demo_study(seed: int) -> hd.Volume:
     region = ImagedRegion(
         centre=(0, 0, 0), shape=(56, 190, 260), pixel_spacing=1.5, slice_spacing=4.0
     )
-    scanner = replace(draw_scanner(rng), circle=None)
+    scanner = replace(draw_scanner(rng), circle=None, calibrated=False)
     states = tuple(
         replace(state, lipid=0.35, loss_mm=4.0) if state.muscle == "psoas_major_left" else state
         for state in draw_states(rng, patient, MUSCLES)
