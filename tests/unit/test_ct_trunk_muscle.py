@@ -95,6 +95,11 @@ def test_levels_follow_each_other_from_the_head_down_and_only_whole_ones_have_al
     assert trace_levels(np.zeros((20, len(LEVELS)), np.float32), 6.0) == ()
 
 
+def test_levels_that_are_too_high_for_vertebrae_are_not_believed() -> None:
+    assert trace_levels(areas([8, 9, 10], slices=8), 6.0)
+    assert trace_levels(areas([8, 9, 10], slices=12), 6.0) == ()
+
+
 # -- measurements ----------------------------------------------------------------------------------
 
 
