@@ -41,14 +41,14 @@ def body_hu(level: str) -> int:
     return 480 + 20 * (1 + LEVELS.index(level))
 
 
-def scene(levels: Sequence[str] = LEVELS, *, orientation: str = "FPL", shift: int = 0) -> hd.Volume:
-    """A trunk that shows these levels from edge to edge; `shift` moves its muscles to the left, voxels."""
+def scene(levels: Sequence[str] = LEVELS, *, orientation: str = "FPL") -> hd.Volume:
+    """A trunk that shows these levels from edge to edge."""
     slices = round((2 * _MARGIN_MM + PITCH_MM * len(levels)) / SPACING[0])
     image = np.full((slices, ROWS, COLUMNS), -1000, np.int16)
     y, x = np.ogrid[:ROWS, :COLUMNS]
     image[:, np.hypot((y - 60) / 52, (x - 95) / 88) < 1] = SOFT_HU
     for rows, columns, number in places():
-        image[:, rows, slice(columns.start + shift, columns.stop + shift)] = muscle_hu(number)
+        image[:, rows, columns] = muscle_hu(number)
     for index, level in enumerate(levels):
         image[body_slices(index), 50:68, 84:106] = body_hu(level)
     volume = hd.Volume.from_components(
@@ -83,7 +83,7 @@ def places() -> list[tuple[slice, slice, int]]:
 def model() -> TrunkModel:
     """What `load` makes, with networks that read the scene's densities."""
     networks = Networks(
-        muscles=_engine(_muscles), part=Part.VOLUME, levels=_engine(_levels), plan=PLAN
+        muscles=_engine(read_muscles), part=Part.VOLUME, levels=_engine(_levels), plan=PLAN
     )
     return TrunkModel(networks=networks, manifest=MANIFEST)
 
@@ -97,25 +97,30 @@ def _hounsfield(image: torch.Tensor) -> torch.Tensor:
     return image * intensities.sd + intensities.mean
 
 
-def _muscles(image: torch.Tensor) -> torch.Tensor:
-    hounsfield = _hounsfield(image)
+def _solid(image: torch.Tensor) -> torch.Tensor:
+    """HU of the thing that a voxel is of, 0 in soft tissue: its borders are averaged with what lies around it."""
+    hounsfield = _hounsfield(image)[:, 0]
+    densest = torch.nn.functional.max_pool3d(hounsfield[:, None], 3, stride=1, padding=1)[:, 0]
+    return torch.where(hounsfield > (densest + SOFT_HU) / 2, densest, 0.0)
+
+
+def read_muscles(image: torch.Tensor) -> torch.Tensor:
+    """Logits of a network of volumes that knows the scene's muscles and bodies by their density."""
+    solid = _solid(image)
     found = torch.zeros(image.shape[0], CLASSES, *image.shape[2:])
     found[:, 0] = 0.5
     for number in NUMBERS.values():
-        found[:, number] = ((hounsfield[:, 0] - muscle_hu(number)).abs() < 9).float()
-    found[:, BODY_CLASS] = (hounsfield[:, 0] > body_hu("T4") - 9).float()
+        found[:, number] = ((solid - muscle_hu(number)).abs() < 9).float()
+    found[:, BODY_CLASS] = (solid > body_hu("T4") - 9).float()
     return 20 * found
 
 
 def _levels(image: torch.Tensor) -> torch.Tensor:
-    hounsfield = _hounsfield(image)
-    # The borders of a body are averaged with what lies around it: its densest voxel nearby tells the level.
-    densest = torch.nn.functional.max_pool3d(hounsfield, 3, stride=1, padding=1)
+    solid = _solid(image)
     found = torch.zeros(image.shape[0], LEVEL_CLASSES, *image.shape[2:])
     found[:, 0] = 0.5
     for number, level in enumerate(LEVELS, start=1):
-        near = (densest[:, 0] - body_hu(level)).abs() < 9
-        found[:, number] = (near & (hounsfield[:, 0] > 300)).float()
+        found[:, number] = ((solid - body_hu(level)).abs() < 9).float()
     return 20 * found
 
 

@@ -27,6 +27,8 @@ Floats = NDArray[np.float32]
 _LEAST_AREA = 120.0
 #: No vertebra is lower than this, its disc included, mm.
 _SHORTEST_MM = 18.0
+#: No vertebral body is higher than this, the blur of the coarse grid included, mm.
+_TALLEST_MM = 55.0
 #: A slice belongs to a body if it shows this share of the body's largest slice.
 _EDGE = 0.3
 #: What a body above T4 or below L4 costs, against the logarithm of a belief.
@@ -108,7 +110,8 @@ def trace_levels(areas: Floats, spacing: float) -> tuple[Level, ...]:
                 whole=bool(inside[0] > 0 and inside[-1] < len(areas) - 1),
             )
         )
-    return tuple(found)
+    # Levels of another height are no spine: the network failed, and none of them can be trusted.
+    return tuple(found) if all(one.bottom - one.top <= _TALLEST_MM for one in found) else ()
 
 
 def _best_path(areas: Floats, shortest: int) -> NDArray[np.int64] | None:

@@ -25,7 +25,7 @@ from pipelines.training.phantoms.anatomical import AtlasBody
 from pipelines.training.phantoms.atlas import Atlas, load_atlas
 from pipelines.training.phantoms.deformation import to_atlas
 from pipelines.training.phantoms.muscles import complete_muscles
-from pipelines.training.phantoms.patient import Arms, Patient, Phase, draw_patient
+from pipelines.training.phantoms.patient import Arms, Phase, draw_patient
 from pipelines.training.phantoms.posing import pose_atlas
 from pipelines.training.phantoms.procedural import procedural_body
 from pipelines.training.phantoms.render import ImagedRegion, grid_of, image_body
@@ -42,6 +42,8 @@ OTHER_GROUP, BEYOND_GROUP = "another body", "same body, deformed beyond the trai
 
 _PROCEDURAL_SHARE = 0.12
 _UP_AND_DOWN_MM = 60.0
+#: How near to a body's middle a slice is that stands for it.
+_ANNOTATOR_MM = 1.5
 
 
 class Kind(StrEnum):
@@ -123,7 +125,7 @@ def _draw_trunk(
 
 
 def _procedural_trunk(rng: np.random.Generator, kind: Kind) -> Trunk:
-    body = procedural_body(_draw_patient(rng), rng)
+    body = procedural_body(draw_patient(rng), rng)
     height = level_height(str(rng.choice(LEVELS))) * body.build.scale
     return Trunk(body=_wasted(body, rng), middle=_image_middle(rng, kind, height), levels=LEVELS)
 
@@ -131,10 +133,9 @@ def _procedural_trunk(rng: np.random.Generator, kind: Kind) -> Trunk:
 def _image_middle(
     rng: np.random.Generator, kind: Kind, height: float
 ) -> tuple[float, float, float]:
-    x, y = rng.uniform(-75, 75) if kind is Kind.VOLUME else rng.normal(0, 18), rng.normal(0, 14)
-    if kind is Kind.VOLUME:
-        y = rng.uniform(-45, 50)
-    along = 1.5 if kind is Kind.SLICE else _UP_AND_DOWN_MM
+    # A patch of volumes is smaller than the trunk: flanks must be met as often as the spine.
+    x, y = rng.uniform((-75, -45), (75, 50)) if kind is Kind.VOLUME else rng.normal(0, (18, 14))
+    along = _ANNOTATOR_MM if kind is Kind.SLICE else _UP_AND_DOWN_MM
     return float(x), float(y), height + float(rng.normal(0, along))
 
 
@@ -149,7 +150,7 @@ def _posed(atlas: Atlas, level: str, rng: np.random.Generator, *, strength: floa
     x, y, _ = atlas.skin.center_position
     _, behind, height = atlas.centres[level]
     centre = (float(x), float((y + behind) / 2 - 20), height)
-    return pose_atlas(atlas, _draw_patient(rng), rng, centre, strength=strength)
+    return pose_atlas(atlas, draw_patient(rng), rng, centre, strength=strength)
 
 
 def _height_of(body: AtlasBody, level: str) -> float:
@@ -161,10 +162,6 @@ def _height_of(body: AtlasBody, level: str) -> float:
     points[:, 1], points[:, 2] = behind, heights
     found = to_atlas(points, body.pose, body.atlas.femora)
     return float(heights[int(np.abs(found[:, 2] - target[2]).argmin())])
-
-
-def _draw_patient(rng: np.random.Generator) -> Patient:
-    return draw_patient(rng)
 
 
 def _wasted(body: Body, rng: np.random.Generator) -> WastedBody:
@@ -250,7 +247,7 @@ def _study(  # noqa: PLR0913 - one per thing in which studies differ
 
 def _procedural_study(seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    body = procedural_body(_draw_patient(rng), rng)
+    body = procedural_body(draw_patient(rng), rng)
     spacing = float(rng.uniform(3.0, 5.0))
     region = ImagedRegion(
         centre=(0, 0, 0),
@@ -286,7 +283,7 @@ def demo_study(seed: int) -> hd.Volume:
     region = ImagedRegion(
         centre=(0, 0, 0), shape=(56, 190, 260), pixel_spacing=1.5, slice_spacing=4.0
     )
-    scanner = replace(draw_scanner(rng), circle=None)
+    scanner = replace(draw_scanner(rng), circle=None, calibrated=False)
     states = tuple(
         replace(state, lipid=0.35, loss_mm=4.0) if state.muscle == "psoas_major_left" else state
         for state in draw_states(rng, patient, MUSCLES)

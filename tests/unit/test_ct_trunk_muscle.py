@@ -95,6 +95,11 @@ def test_levels_follow_each_other_from_the_head_down_and_only_whole_ones_have_al
     assert trace_levels(np.zeros((20, len(LEVELS)), np.float32), 6.0) == ()
 
 
+def test_levels_that_are_too_high_for_vertebrae_are_not_believed() -> None:
+    assert trace_levels(areas([8, 9, 10], slices=8), 6.0)
+    assert trace_levels(areas([8, 9, 10], slices=12), 6.0) == ()
+
+
 # -- measurements ----------------------------------------------------------------------------------
 
 
@@ -173,12 +178,11 @@ def test_a_muscle_that_leaves_the_slices_has_no_area_and_there_is_no_index(
 
 def test_what_was_not_reconstructed_is_an_end_of_the_image_too(model: TrunkModel) -> None:
     volume = trunks.scene()
-    rows, columns, number = max(trunks.places(), key=lambda place: place[1].stop)
+    _, columns, number = max(trunks.places(), key=lambda place: place[1].stop)
     array = volume.array.copy()
     array[:, :, columns.stop - 1 :] = -2048
     result = analyse(model, volume.with_array(array))
     assert "130576" in flags(result, number)
-    del rows
 
 
 # -- refusals --------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_the_network_answers_for_every_voxel_and_learns_in_every_weight(dimensio
     image = torch.randn(2, 1, *(8, 16, 24)[:dimensions])
     logits = network(image)
     assert logits.shape == (2, 5, *image.shape[2:])
-    masked_loss(logits, (image > 0).float()).backward()
+    masked_loss(logits, (image > 0).float()).backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None for weight in network.parameters())
     with pytest.raises(ValueError, match="2 or 3"):
         PlainUNet(4, (4, 8), 2)
@@ -303,7 +303,7 @@ def test_the_teacher_speaks_between_labelled_slices_where_it_is_sure() -> None:
 
     def sees(image: torch.Tensor) -> torch.Tensor:
         # Unsure of one muscle.
-        found = trunks.model().networks.muscles.infer(image[:, :, None])[:, :, 0]
+        found = trunks.read_muscles(image[:, :, None])[:, :, 0]
         found[:, NUMBERS["psoas_major_left"]] *= 0.51
         return found
 
@@ -368,11 +368,11 @@ def test_each_stage_draws_what_its_network_takes(stage: str) -> None:
     part = Part.VOLUME if stage == "full" else Part(stage)
     plan = training._network_plan(PLAN, part)
     assert tuple(image.shape[1:]) == plan.patch
-    assert len(set(truth.unique().tolist()) - {0, UNKNOWN}) > 1
+    known = set(np.unique(truth.numpy()).astype(int).tolist()) - {UNKNOWN}
+    assert len(known - {0}) > 1
     assert isinstance(network, TrunkNetworks)
     loss = recipe.make_loss()(network(image[None]), truth[None])
     assert float(loss.detach()) > 0
-    known = {int(value) for value in truth.unique().tolist()} - {UNKNOWN}
     assert max(known) < (len(LEVELS) + 1 if stage == "levels" else CLASSES)
 
 
