@@ -85,7 +85,11 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
 
 def _instances(slices: Iterable[Dataset]) -> list[Dataset]:
     """One data set of each instance: the slices of a multi-frame image are one."""
-    return list({str(ds.SOPInstanceUID): ds for ds in slices}.values())
+    found: dict[str, Dataset] = {}
+    for ds in slices:
+        # The first slice has the header of all.
+        found.setdefault(str(ds.SOPInstanceUID), ds)
+    return list(found.values())
 
 
 def _groups(request: EvidenceRequest, seg: Dataset | None) -> list[_Group]:
