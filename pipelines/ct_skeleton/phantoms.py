@@ -21,7 +21,7 @@ TRAINING_ATLASES = {"bp3d_body_1p5mm.nii.gz": 0.65, "spl_abdomen.nii.gz": 0.35}
 HELD_OUT_ATLAS = "xcat50_wholebody_2mm.nii.gz"
 
 _SIZE = 256  # pixels of a training slice
-_THICK_SHARE = 0.25
+_THICK_SHARE = 0.6  # slices from 2 mm
 _PROCEDURAL_SHARE = 0.08  # beside the atlases: another shape of everything
 
 
@@ -68,7 +68,7 @@ def _atlas_slice(
         centre=_draw_centre(atlases[which], planes[which], rng),
         shape=(1, _SIZE, _SIZE),
         pixel_spacing=PIXEL_SPACING,
-        slice_spacing=float(rng.uniform(3, 6) if thick else rng.uniform(0.6, 2)),
+        slice_spacing=float(rng.uniform(2, 6) if thick else rng.uniform(0.6, 2)),
     )
     return anatomical_phantom(atlases[which], region, seed=int(rng.integers(2**62)))
 

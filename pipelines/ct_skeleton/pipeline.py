@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipelines.ct_skeleton.measuring import incompleteness, measure_bone
-from pipelines.ct_skeleton.postprocessing import bridge_slices, fill_small_holes, remove_specks
+from pipelines.ct_skeleton.postprocessing import (
+    bridge_slices,
+    fill_small_holes,
+    remove_metal,
+    remove_specks,
+)
 from pipelines.ct_skeleton.preprocessing import (
     Floats,
     Normalisation,
@@ -193,7 +198,8 @@ def segment_skeleton(
     how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE, mirror=mirror)
     found = segment_slices(network, alone, partial(_prepare, upper=upper), box, how)
     found.array[...] &= body.array
-    return put_back(fill_small_holes(remove_specks(bridge_slices(found, alone))), volume)
+    found = fill_small_holes(remove_specks(bridge_slices(found, alone)))
+    return put_back(remove_metal(found, alone), volume)
 
 
 def _prepare(image: NDArray[Any], *, upper: float) -> Floats:

@@ -13,8 +13,10 @@ SMALLEST_ML = 0.1
 LARGEST_HOLE_MM2 = 50.0
 #: A slice between bone and bone is bone if it is as dense as this; a disc is not.
 BRIDGE_HU = 150
-#: Slices further apart say nothing about what lies between them.
-BRIDGE_MM = 5.0
+#: Between slices further apart there is room for a thoracic disc, which is about 4 mm high.
+BRIDGE_MM = 3.0
+#: From here on it is metal where there is more of it than there is enamel in a tooth.
+METAL_HU, METAL_ML = 2500, 0.5
 
 
 def bridge_slices(mask: Volume, volume: Volume) -> Volume:
@@ -64,6 +66,33 @@ def fill_small_holes(mask: Volume) -> Volume:
     for plane in filled[box.index]:
         plane[_small_holes(plane, largest)] = 1
     return mask.with_array(filled)
+
+
+def remove_metal(mask: Volume, volume: Volume) -> Volume:
+    """Take implants out: metal is no bone, and after clipping the network cannot tell it from a dense cortex.
+
+    Parameters
+    ----------
+    mask
+        uint8, axes (slice, row, column), spacing in mm.
+    volume
+        HU, on the same grid.
+
+    Returns
+    -------
+    highdicom.Volume
+        uint8, on the same grid.
+    """
+    metal = mask.with_array((volume.array >= METAL_HU).astype(np.uint8))
+    box = bounding_box(metal, 0)
+    if box is None:
+        return mask
+    parts, _ = ndimage.label(metal.array[box.index])
+    large = np.bincount(parts.ravel()) * mask.voxel_volume >= METAL_ML * 1000
+    large[0] = False
+    kept = mask.array.copy()
+    kept[box.index][large[parts]] = 0
+    return mask.with_array(kept)
 
 
 def remove_specks(mask: Volume) -> Volume:

@@ -15,6 +15,8 @@ from torch import nn
 from pipelines.ct_skeleton.phantoms import HELD_OUT_ATLAS, held_out_studies, training_slices
 from pipelines.ct_skeleton.pipeline import PIXEL_SPACING, segment_skeleton
 from pipelines.ct_skeleton.preprocessing import (
+    CLIP_HU,
+    Floats,
     Normalisation,
     apply_threshold,
     clip,
@@ -32,6 +34,8 @@ from pipelines.training.stream import Render, to_sample
 #: Rows and columns of a training slice of own data, on the network's grid.
 _SIZE = 256
 _REFERENCE_HU = 200
+#: How often the contrast of a training slice is left as it was imaged.
+_SAME_CONTRAST = 0.4
 #: Slices as thick as this are a group of their own in the figures.
 _THICK_MM = 3.0
 
@@ -90,7 +94,7 @@ def crop(case: Case, rng: np.random.Generator) -> Case:
 
 def prepare(case: Case, rng: np.random.Generator) -> Sample:
     """Return a one-slice crop as the network will see patients: either normalisation."""
-    image = clip(apply_threshold(case.image.array[0].astype(np.float32)))
+    image = clip(apply_threshold(_other_contrast(case.image.array[0].astype(np.float32), rng)))
     variant = Normalisation(rng.choice(list(Normalisation)))
     upper = upper_bound(image, variant)
     if variant is Normalisation.INTRAPATIENT:
@@ -98,6 +102,18 @@ def prepare(case: Case, rng: np.random.Generator) -> Sample:
         upper *= float(rng.uniform(0.8, 1.25))
     image = normalise(image, upper * float(rng.uniform(0.95, 1.05)))
     return to_sample(image, case.labels.array[0], rng)
+
+
+def _other_contrast(image: Floats, rng: np.random.Generator) -> Floats:
+    """Another contrast, as of other bodies and tube voltages: that of the body it learns from must not count."""
+    if rng.random() < _SAME_CONTRAST:
+        return image
+    scaled = image * float(rng.uniform(0.88, 1.12)) + float(rng.normal(0, 15))
+    # Above water, so that marrow moves against cortex.
+    bright = np.clip(scaled / CLIP_HU, 0, None)
+    return np.where(scaled > 0, CLIP_HU * bright ** float(rng.uniform(0.8, 1.25)), scaled).astype(
+        np.float32
+    )
 
 
 def segment(network: nn.Module, image: hd.Volume, variant: str) -> hd.Volume:

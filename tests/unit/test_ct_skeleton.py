@@ -17,7 +17,12 @@ from pipelines.ct_skeleton.pipeline import (
     run,
     segment_skeleton,
 )
-from pipelines.ct_skeleton.postprocessing import bridge_slices, fill_small_holes, remove_specks
+from pipelines.ct_skeleton.postprocessing import (
+    bridge_slices,
+    fill_small_holes,
+    remove_metal,
+    remove_specks,
+)
 from pipelines.ct_skeleton.preprocessing import (
     CLIP_HU,
     THRESHOLD_HU,
@@ -219,6 +224,17 @@ def test_specks_go_and_ribs_stay() -> None:
     assert not remove_specks(nothing).array.any()
 
 
+def test_an_implant_is_no_bone_and_a_tooth_stays() -> None:
+    image = np.full((10, 40, 40), 300, np.int16)
+    image[2:8, 5:15, 5:15] = 3071  # 0.6 mL of metal
+    image[2:4, 25:35, 25:35] = 2800  # 0.2 mL of enamel
+    mask = np.ones(image.shape, np.uint8)
+    kept = remove_metal(_volume(mask), _volume(image)).array
+    np.testing.assert_array_equal(kept == 0, image == 3071)
+    none = _volume(np.full((3, 3, 3), 300, np.int16))
+    assert remove_metal(_volume(np.ones((3, 3, 3), np.uint8)), none).array.all()
+
+
 def test_one_dense_slice_between_bone_is_bone_and_a_disc_is_not() -> None:
     image = np.full((5, 4, 4), 300, np.int16)
     image[2, :, :2] = 90  # disc
@@ -227,7 +243,7 @@ def test_one_dense_slice_between_bone_is_bone_and_a_disc_is_not() -> None:
     bridged = bridge_slices(_volume(mask, (3, 1, 1)), _volume(image, (3, 1, 1))).array
     assert bridged[2, :, 2:].all()
     assert not bridged[2, :, :2].any()
-    far = bridge_slices(_volume(mask, (6, 1, 1)), _volume(image, (6, 1, 1))).array
+    far = bridge_slices(_volume(mask, (3.5, 1, 1)), _volume(image, (3.5, 1, 1))).array
     np.testing.assert_array_equal(far, mask)
     mask[3] = 0  # two slices are no gap in one
     two = bridge_slices(_volume(mask, (3, 1, 1)), _volume(image, (3, 1, 1))).array
