@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from node.errors import ConfigError
+from pipelines.evidence.profile import PROFILES, Profile, ProfileName
 
 #: The file read when no other is named.
 DEFAULT_PATH = Path("config.toml")
@@ -32,6 +33,20 @@ SETTINGS_EXAMPLE = """\
 # [[pipelines.settings.qct_femur]]
 # where = ["StationName = CT01", "KVP = 120"]
 # parameters = { calibration_slope = 0.82, calibration_intercept = -3.1, calibration_name = "CT01, 120 kV" }
+"""
+
+
+#: How `[evidence] profiles` are written.
+PROFILES_EXAMPLE = """\
+# [evidence.profiles.archive]
+# segmentation = "labelmap"  # binary, labelmap or none
+# compression = "rle"        # native, rle or jpeg-ls
+# report = true              # SR, TID 1500
+# contours = false           # contours on key slices within the SR
+# secondary_capture = false  # images with contours burnt in, and a page of measurements
+# pdf = false                # Encapsulated PDF
+# rtstruct = false           # RT Structure Set
+# key_objects = false        # Key Object Selection
 """
 
 
@@ -165,6 +180,21 @@ class ComputeSection(_Section):
     retry_s: float = Field(10.0, ge=0, description="Seconds between such runs.")
 
 
+class EvidenceSection(_Section):
+    """What destinations get of a result."""
+
+    profiles: Mapping[ProfileName, Profile] = Field(
+        {},
+        description="Your own sets of objects, as [evidence.profiles.NAME], chosen by `osteonode destinations add "
+        "--profile NAME`. There are generic, ohif, slicer, legacy, radiotherapy; yours of such a name counts instead.",
+    )
+
+    @property
+    def known_profiles(self) -> dict[str, Profile]:
+        """Those that ship, and those of the configuration over them."""
+        return {**PROFILES, **self.profiles}
+
+
 class DeliverySection(_Section):
     """How evidence goes out."""
 
@@ -189,6 +219,7 @@ class Config(_Section):
     routing: RoutingSection = RoutingSection()
     pipelines: PipelinesSection = PipelinesSection()
     compute: ComputeSection = ComputeSection()
+    evidence: EvidenceSection = EvidenceSection()
     delivery: DeliverySection = DeliverySection()
 
     @property
@@ -251,10 +282,13 @@ def example() -> str:
     return "\n".join(lines) + "\n"
 
 
+_TABLES = {"settings": SETTINGS_EXAMPLE, "profiles": PROFILES_EXAMPLE}
+
+
 def _example_of(key: str, default: Any) -> list[str]:
-    if key == "settings":
+    if key in _TABLES:
         # An empty table written out could not be added to.
-        return SETTINGS_EXAMPLE.splitlines()
+        return _TABLES[key].splitlines()
     return [f"{key} = {_toml(default)}"]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,18 +21,19 @@ from datetime import datetime, timedelta
 import structlog
 
 from node import completeness, selection
+from node.claims import LEASE_S, renewed
 from node.compute import PerformOutcome, PerformTask
 from node.config import Config
 from node.errors import PerformError
+from node.planning import Planner, merge
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
-from node.sites import site_parameters
 from pipelines.errors import PipelineError
+from pipelines.evidence.profile import DEFAULT_PROFILE
 from pipelines.evidence.request import Installation
 from pipelines.registry import Registry
-from pipelines.uids import derive_workitem_uid
 from storage.archive import Archive
-from storage.errors import ArchiveError, NotFound, StorageError
+from storage.errors import ArchiveError, NotFound
 from storage.index import Index, deliveries, destinations, instances, rules, studies, workitems
 from storage.model import (
     Completion,
@@ -41,21 +41,14 @@ from storage.model import (
     Delivery,
     DeliveryState,
     Destination,
-    Rule,
-    Series,
+    Failure,
     Study,
     Workitem,
-    WorkitemInput,
-    WorkitemState,
     utcnow,
 )
 
 __all__ = ["Parts", "deliver", "evaluate", "perform", "receive"]
 
-#: A claim that is not renewed for this long is anyone's.
-LEASE_S = 60.0
-#: How often a claim is renewed, and a cancelled workitem noticed.
-RENEW_S = 2.0
 #: Deliveries of one association.
 BATCH = 64
 
@@ -106,12 +99,13 @@ def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | Non
     )
     decisions: list[Decision] = []
     planned: dict[str, Workitem] = {}
+    planner = Planner(config=parts.config, index=parts.index, registry=parts.registry)
     for one in selections:
         uid = None
         if one.inputs:
-            workitem = _plan(parts, study, one.rule, one.inputs, now)
+            workitem = planner.plan(study, one.rule, one.inputs, now)
             uid = workitem.workitem_uid
-            planned[uid] = _merge(planned[uid], workitem) if uid in planned else workitem
+            planned[uid] = merge(planned[uid], workitem) if uid in planned else workitem
         decisions += [replace(d, workitem_uid=uid) if d.matched else d for d in one.decisions]
     waits_until = min((one.waits_until for one in selections if one.waits_until), default=None)
     # The revision that was read: an instance that came meanwhile is news still.
@@ -132,59 +126,6 @@ def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | Non
         **({"waits_until": waits_until.isoformat()} if waits_until else {}),
     )
     return waits_until
-
-
-def _plan(
-    parts: Parts, study: Study, rule: Rule, inputs: Mapping[str, Series], now: datetime
-) -> Workitem:
-    """The workitem of one rule on one set of inputs (role -> series)."""
-    manifest = parts.registry.manifests[rule.pipeline]
-    held = tuple(_input(parts, role, series) for role, series in inputs.items())
-    site = site_parameters(parts.config.pipelines.settings, manifest.name, inputs.values())
-    parameters = manifest.merge({**site, **rule.parameters})
-    return Workitem(
-        workitem_uid=derive_workitem_uid(
-            parts.config.node.uid_root,
-            pipeline=manifest.name,
-            version=manifest.version,
-            parameters=parameters,
-            sop_instance_uids=[uid for one in held for uid in one.sop_instance_uids],
-        ),
-        study_instance_uid=study.study_instance_uid,
-        study_revision=study.revision,
-        rule=rule.name,
-        pipeline=manifest.name,
-        pipeline_version=manifest.version,
-        parameters=parameters,
-        inputs=held,
-        destinations=rule.destinations,
-        priority=rule.priority,
-        state=WorkitemState.SCHEDULED,
-        scheduled_at=now,
-    )
-
-
-def _input(parts: Parts, role: str, series: Series) -> WorkitemInput:
-    # Of this study: broken senders put one Series Instance UID into two.
-    held = instances.of_series(
-        parts.index,
-        series.series_instance_uid,
-        study_instance_uid=series.study_instance_uid,
-    )
-    return WorkitemInput(
-        role=role,
-        series_instance_uid=series.series_instance_uid,
-        sop_instance_uids=tuple(sorted(instance.sop_instance_uid for instance in held)),
-    )
-
-
-def _merge(first: Workitem, second: Workitem) -> Workitem:
-    """Two rules want the same run: it happens once, and goes to the destinations of both."""
-    return replace(
-        first,
-        destinations=tuple(dict.fromkeys(first.destinations + second.destinations)),
-        priority=max(first.priority, second.priority),
-    )
 
 
 # -- perform --------------------------------------------------------------------------------------
@@ -208,9 +149,10 @@ def perform(parts: Parts, *, now: datetime) -> bool:
         _record_failure(parts, workitem, unfinished)
         return True
     bound.info("workitem_started")
+    profiles = _profiles(parts, workitem)
     try:
         with _held(parts, workitem):
-            outcome = parts.perform(_task(parts, workitem, now))
+            outcome = parts.perform(_task(parts, workitem, profiles, now))
     except (PipelineError, PerformError, ArchiveError) as error:
         if getattr(error, "code", "") != "canceled":
             _record_failure(parts, workitem, error)
@@ -227,6 +169,8 @@ def perform(parts: Parts, *, now: datetime) -> bool:
             timings=outcome.timings,
             started_at=workitem.started_at or now,
             ended_at=utcnow(),
+            findings=outcome.findings,
+            profiles=profiles,
         ),
     )
     bound.info(
@@ -246,12 +190,14 @@ def _record_failure(parts: Parts, workitem: Workitem, error: Exception) -> None:
     code = getattr(error, "code", "archive-unreadable")
     workitems.fail(
         parts.index,
-        workitem_uid=workitem.workitem_uid,
-        owner=parts.owner,
-        code=code,
-        reason=str(error),
-        now=now,
-        retry_at=retry_at,
+        Failure(
+            workitem_uid=workitem.workitem_uid,
+            owner=parts.owner,
+            code=code,
+            reason=str(error),
+            at=now,
+            retry_at=retry_at,
+        ),
     )
     log.warning(
         "workitem_failed",
@@ -273,39 +219,28 @@ def _held(parts: Parts, workitem: Workitem) -> Iterator[None]:
             parts.index, workitem_uid=uid, owner=parts.owner, now=now, lease_s=LEASE_S
         )
 
-    with _renewed(renew, lost=lambda: parts.cancel(uid), about=uid):
+    with renewed(renew, lost=lambda: parts.cancel(uid), about=uid):
         yield
 
 
-@contextmanager
-def _renewed(
-    renew: Callable[[datetime], bool], *, lost: Callable[[], None], about: str
-) -> Iterator[None]:
-    """Renew a claim every `RENEW_S` beside what is done under it; say once that it is lost."""
-    done = threading.Event()
-
-    def keep() -> None:
-        while not done.wait(RENEW_S):
-            try:
-                ours = renew(utcnow())
-            except StorageError as error:
-                log.warning("claim_not_renewed", claim=about, reason=str(error))
-                continue
-            if not ours:
-                lost()
-                return
-
-    keeper = threading.Thread(target=keep, name="claim", daemon=True)
-    keeper.start()
-    try:
-        yield
-    finally:
-        done.set()
-        keeper.join()
+def _profiles(parts: Parts, workitem: Workitem) -> dict[str, str]:
+    """Destination -> its profile's name; one that was removed gets the default, and fails when it is sent."""
+    named = {one.name: one.profile for one in destinations.list_destinations(parts.index)}
+    return {name: named.get(name, DEFAULT_PROFILE) for name in workitem.destinations}
 
 
-def _task(parts: Parts, workitem: Workitem, now: datetime) -> PerformTask:
+def _task(
+    parts: Parts, workitem: Workitem, profiles: Mapping[str, str], now: datetime
+) -> PerformTask:
     """Everything a worker needs, as plain values: it sees neither the index nor the configuration."""
+    known = parts.config.evidence.known_profiles
+    for destination, name in profiles.items():
+        if name not in known:
+            raise PerformError(
+                "profile-unknown",
+                f"Destination {destination} has the profile {name!r}, which is not in the configuration: add it under "
+                "[evidence.profiles], or give the destination another; then retry the workitem.",
+            )
     return PerformTask(
         workitem_uid=workitem.workitem_uid,
         study_instance_uid=workitem.study_instance_uid,
@@ -321,6 +256,8 @@ def _task(parts: Parts, workitem: Workitem, now: datetime) -> PerformTask:
         started_at=workitem.started_at or now,
         archive_url=parts.config.archive_url,
         installation=parts.installation,
+        profiles={name: known[name] for name in profiles.values()},
+        known_findings=workitem.known_findings,
     )
 
 
@@ -375,7 +312,7 @@ def _owed(parts: Parts, due: Sequence[Delivery]) -> Iterator[None]:
             parts.index, delivery_ids=ids, owner=parts.owner, now=now, lease_s=LEASE_S
         )
 
-    with _renewed(renew, lost=lambda: None, about="deliveries"):
+    with renewed(renew, lost=lambda: None, about="deliveries"):
         yield
 
 

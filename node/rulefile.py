@@ -2,6 +2,7 @@
 
 What most rules leave alone is written only where it is said:
 
+    report_refusals = true          a report that says why when a run is refused or fails
     wait = '30m'                    how long a study waits for an input that is missing
     without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
     [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
@@ -45,6 +46,7 @@ class _RuleEntry(BaseModel):
     wait: str = ""
     without: list[str] = Field(default_factory=list)
     roles: dict[str, list[str]] = Field(default_factory=dict)
+    report_refusals: bool = False
 
     @field_validator("wait")
     @classmethod
@@ -110,6 +112,8 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             lines.append(f"wait = {_text(format_wait(rule.wait_s))}")
         if rule.without:
             lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
+        if rule.report_refusals:
+            lines.append("report_refusals = true")
         if rule.roles:
             lines.append("[rule.roles]")
         for role, clauses in rule.roles.items():
@@ -163,6 +167,7 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         roles={role: tuple(clauses) for role, clauses in entry.roles.items()},
         wait_s=parse_wait(entry.wait) if entry.wait else WAIT_S,
         without=tuple(entry.without),
+        report_refusals=entry.report_refusals,
     )
 
 

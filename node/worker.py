@@ -17,7 +17,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -26,13 +26,14 @@ from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipelines.errors import PipelineError
+from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import EvidenceObject, Installation
 from pipelines.manifest import MANIFEST_NAME
 from pipelines.performing import PerformRequest, choose_device, perform
 from pipelines.registry import MODULE_NAME, LoadedPipeline, load_pipeline, read_entry
 from storage.archive import Archive, new_digest
 from storage.errors import ArchiveError
-from storage.model import Evidence, MeasurementRow, Parameters, utcnow
+from storage.model import Evidence, Finding, MeasurementRow, Parameters, utcnow
 
 #: Pipelines kept loaded in one worker; the one used longest ago goes.
 LOADED_AT_MOST = 6
@@ -55,6 +56,10 @@ class PerformTask:
     started_at: datetime
     archive_url: str
     installation: Installation
+    #: Name -> which evidence its destinations want.
+    profiles: Mapping[str, Profile]
+    #: Segment Label -> Tracking UID of the same structure in a study before.
+    known_findings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,7 @@ class PerformOutcome:
 
     evidence: tuple[Evidence, ...]
     measurements: tuple[MeasurementRow, ...]
+    findings: tuple[Finding, ...]
     #: Code, sentence.
     notices: tuple[tuple[str, str], ...]
     #: Seconds per step: start (import, weights), load, infer, encode, prove, archive.
@@ -168,6 +174,8 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
                 parameters=task.parameters,
                 started_at=task.started_at,
                 installation=task.installation,
+                profiles=task.profiles,
+                known_findings=task.known_findings,
             ),
         )
     began = time.perf_counter()
@@ -175,6 +183,7 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
     return PerformOutcome(
         evidence=evidence,
         measurements=performed.measurements,
+        findings=performed.findings,
         notices=tuple((notice.code, notice.message) for notice in performed.notices),
         timings={
             "start": round(start_s, 3),
@@ -203,6 +212,8 @@ def _write(archive: Archive, task: PerformTask, item: EvidenceObject) -> Evidenc
         size=len(content),
         digest=digest,
         created_at=utcnow(),
+        profiles=item.profiles,
+        proof=item.residuals,
     )
 
 

@@ -10,12 +10,13 @@ import importlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from pipelines.errors import InputError, ManifestError, Refused
 from pipelines.evidence.create import create_evidence
+from pipelines.evidence.profile import GENERIC, Profile
 from pipelines.evidence.request import (
     EvidenceObject,
     EvidenceRequest,
@@ -26,7 +27,7 @@ from pipelines.manifest import InputSpec, Manifest
 from pipelines.registry import LoadedPipeline, pipeline_code
 from pipelines.result import AnalysisResult, Measurement, Notice, SourceSeries
 from pipelines.series import read_series
-from storage.model import MeasurementRow, Parameters
+from storage.model import Finding, MeasurementRow, Parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,10 @@ class PerformRequest:
     #: When the analysis started (aware).
     started_at: datetime
     installation: Installation
+    #: Name -> which evidence is wanted.
+    profiles: Mapping[str, Profile] = field(default_factory=lambda: GENERIC)
+    #: Segment Label -> Tracking UID of the same structure in a study before.
+    known_findings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,7 @@ class Performed:
     #: Role -> series: what pictures are drawn on.
     sources: Mapping[str, SourceSeries]
     measurements: tuple[MeasurementRow, ...]
+    findings: tuple[Finding, ...]
     notices: tuple[Notice, ...]
     #: Seconds per step: start, load, infer, encode.
     timings: Mapping[str, float]
@@ -86,23 +92,32 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
     with _timed(timings, "encode"):
         _check(result, sources)
         result = replace(result, notices=(*_absences(manifest, sources), *result.notices))
-        evidence = create_evidence(
-            EvidenceRequest(
-                workitem_uid=request.workitem_uid,
-                manifest=manifest,
-                source=sources[result.role],
-                result=result,
-                installation=request.installation,
-                started_at=request.started_at,
-                parameters=parameters,
-                partners=tuple(source for role, source in sources.items() if role != result.role),
-            )
+        described = EvidenceRequest(
+            workitem_uid=request.workitem_uid,
+            manifest=manifest,
+            source=sources[result.role],
+            result=result,
+            installation=request.installation,
+            started_at=request.started_at,
+            parameters=parameters,
+            partners=tuple(source for role, source in sources.items() if role != result.role),
+            known_findings=request.known_findings,
         )
+        evidence = create_evidence(described, request.profiles)
     return Performed(
         evidence=evidence,
         result=result,
         sources=sources,
         measurements=_rows(manifest, request, result, sources[result.role]),
+        findings=tuple(
+            Finding(
+                workitem_uid=request.workitem_uid,
+                segment_number=segment.number,
+                segment_label=segment.label,
+                tracking_uid=described.tracking_uid(segment.number),
+            )
+            for segment in result.segments
+        ),
         notices=result.notices,
         timings=timings,
     )

@@ -124,6 +124,8 @@ class Rule:
     wait_s: int = WAIT_S
     #: Roles that a run may go without when the wait is over.
     without: tuple[str, ...] = ()
+    #: Whether destinations get a report that says why when the run is refused or fails for good.
+    report_refusals: bool = False
     version: int = 1
 
 
@@ -237,6 +239,26 @@ class Workitem:
     timings: Mapping[str, float] = field(default_factory=dict)
     #: What a reader of the completed run's result must know: code, sentence.
     notices: tuple[tuple[str, str], ...] = ()
+    #: As its rule says.
+    report_refusals: bool = False
+    #: Segment Label -> Tracking UID of the same structure in the patient's last result of this pipeline.
+    known_findings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentResidual:
+    """How far one segment, read back from the written SEG, is from the label map."""
+
+    label: str
+    voxels: int
+    #: Voxels read back minus voxels of the label map.
+    voxels_off: int
+    #: Voxels that differ, place by place.
+    voxels_differing: int
+    volume_ml: float
+    volume_off_ml: float
+    #: Distance of the two centroids in patient space; 0 for an empty segment.
+    centroid_off_mm: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +277,20 @@ class Evidence:
     size: int
     digest: str
     created_at: datetime
+    #: Names of the profiles it was made for: destinations of these get it.
+    profiles: tuple[str, ...] = ()
+    #: How far each segment, read back, is from the result: what its proof measured.
+    proof: tuple[SegmentResidual, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A segment of a result: what is followed from study to study by its Tracking UID (0062,0021)."""
+
+    workitem_uid: str
+    segment_number: int
+    segment_label: str
+    tracking_uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +328,27 @@ class Completion:
     timings: Mapping[str, float] = field(default_factory=dict)
     #: Code, sentence.
     notices: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    #: Destination -> the profile whose evidence it gets.
+    profiles: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A run of a workitem that brought nothing."""
+
+    workitem_uid: str
+    #: Who claimed it; another owner's failure does not count.
+    owner: str
+    code: str
+    #: A sentence that says who must act.
+    reason: str
+    at: datetime
+    #: When it is tried again; None: never.
+    retry_at: datetime | None = None
+    #: The report that says why, and destination -> the profile whose evidence it gets.
+    evidence: tuple[Evidence, ...] = ()
+    profiles: Mapping[str, str] = field(default_factory=dict)
 
 
 # -- what is owed -------------------------------------------------------------------------------
@@ -307,6 +364,8 @@ class Destination:
     called_ae: str
     #: Our AE title towards it; the node's own when None.
     calling_ae: str | None = None
+    #: Which objects of a result it gets (`pipelines.evidence.profile`).
+    profile: str = "generic"
 
 
 class DeliveryState(StrEnum):

@@ -24,13 +24,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 
 metadata = MetaData(
     naming_convention={
@@ -134,6 +135,7 @@ studies = Table(
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("waits_until", UtcDateTime),
     Index(None, "last_received_at"),
+    Index(None, "patient_id"),
 )
 Index(
     "ix_studies_with_news",
@@ -164,6 +166,7 @@ rules = Table(
     Column("roles", JsonValue, nullable=False, server_default=text("'{}'")),
     Column("wait_s", Integer, nullable=False, server_default=text("1800")),
     Column("without", JsonValue, nullable=False, server_default=text("'[]'")),
+    Column("report_refusals", Boolean, nullable=False, server_default=false()),
 )
 
 #: Outlives the rule: a decision names rule and version for good.
@@ -186,6 +189,7 @@ destinations = Table(
     Column("port", Integer, nullable=False),
     Column("called_ae", Text, nullable=False),
     Column("calling_ae", Text),
+    Column("profile", Text, nullable=False, server_default=text("'generic'")),
     CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
 )
 
@@ -244,6 +248,8 @@ workitems = Table(
     Column("reason", Text),
     Column("timings", JsonValue, nullable=False),
     Column("notices", JsonValue, nullable=False, server_default=text("'[]'")),
+    Column("report_refusals", Boolean, nullable=False, server_default=false()),
+    Column("known_findings", JsonValue, nullable=False, server_default=text("'{}'")),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),
@@ -278,8 +284,20 @@ evidence = Table(
     Column("size", BigInteger, nullable=False),
     Column("digest", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("profiles", JsonValue, nullable=False, server_default=text("'[]'")),
+    Column("proof", JsonValue, nullable=False, server_default=text("'[]'")),
     Index(None, "workitem_uid"),
     Index(None, "study_instance_uid"),
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("workitem_uid", ForeignKey("workitems.workitem_uid"), primary_key=True),
+    Column("segment_number", Integer, primary_key=True, autoincrement=False),
+    Column("segment_label", Text, nullable=False),
+    Column("tracking_uid", Text, nullable=False),
+    Index(None, "tracking_uid"),
 )
 
 measurements = Table(

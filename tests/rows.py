@@ -11,9 +11,11 @@ from storage.index import Index, instances, studies, workitems
 from storage.model import (
     Completion,
     Evidence,
+    Finding,
     Header,
     Instance,
     MeasurementRow,
+    SegmentResidual,
     Workitem,
     WorkitemInput,
     WorkitemState,
@@ -70,6 +72,18 @@ def make_instance(
     )
 
 
+#: What a proof measures when it finds nothing to complain of.
+EXACT = SegmentResidual(
+    label="Bone",
+    voxels=1000,
+    voxels_off=0,
+    voxels_differing=0,
+    volume_ml=12.5,
+    volume_off_ml=0.0,
+    centroid_off_mm=0.0,
+)
+
+
 def make_workitem(
     n: int,
     *,
@@ -115,6 +129,8 @@ def make_evidence(workitem: Workitem, kind: str) -> Evidence:
         size=1000,
         digest="d",
         created_at=later(50),
+        profiles=("generic",),
+        proof=(EXACT,) if kind == "SEG" else (),
     )
 
 
@@ -150,6 +166,15 @@ def make_completion(workitem: Workitem, *, owner: str = "node-1") -> Completion:
         ended_at=later(60),
         timings={"load": 1.25, "infer": 40.0},
         notices=(("cut-off", "The field of view cuts the pelvis."),),
+        findings=(
+            Finding(
+                workitem_uid=workitem.workitem_uid,
+                segment_number=1,
+                segment_label="Bone",
+                tracking_uid=f"{workitem.workitem_uid}.7",
+            ),
+        ),
+        profiles=dict.fromkeys(workitem.destinations, "generic"),
     )
 
 

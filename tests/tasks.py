@@ -11,6 +11,7 @@ from dicomgen import make_series
 from pydicom import Dataset
 
 from node.compute import PerformTask
+from pipelines.evidence.profile import GENERIC
 from pipelines.evidence.request import Installation
 from storage.archive import Archive, new_digest
 from storage.model import Parameters
@@ -52,4 +53,5 @@ def make_task(
         started_at=STARTED_AT,
         archive_url=url,
         installation=INSTALLATION,
+        profiles=GENERIC,
     )

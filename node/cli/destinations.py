@@ -8,6 +8,8 @@ import typer
 
 from node.cli.common import AsJson, actor, check_ae_title, opened, read_config
 from node.cli.output import form, row, show_list
+from node.errors import ConfigError
+from pipelines.evidence.profile import Profile
 from storage.model import Destination
 
 app = typer.Typer(name="destinations", help="Where results go: remote AEs.", no_args_is_help=True)
@@ -15,7 +17,11 @@ app = typer.Typer(name="destinations", help="Where results go: remote AEs.", no_
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the destination, as rules give it.")
 ]
-_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae")
+_PROFILE_HELP = (
+    "Which objects of a result it gets, in which form: generic, ohif, slicer, legacy, radiotherapy, or one of your "
+    "own; `osteonode destinations profiles` shows them."
+)
+_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae", "profile")
 
 
 @app.command("list")
@@ -51,12 +57,19 @@ def add(
             help="Our AE title towards it; the node's own when not given.",
         ),
     ] = None,
+    profile: Annotated[str, typer.Option("--profile", help=_PROFILE_HELP)] = "generic",
 ) -> None:
     """Add a destination.
 
-    Example: `osteonode destinations add PACS --host pacs.example.org --port 104 --called PACS_AE`
+    Examples:
+
+    `osteonode destinations add PACS --host pacs.example.org --port 104 --called PACS_AE`
+
+    `osteonode destinations add OLD --host old.example.org --called OLD_AE --profile legacy`
     """
     from storage.index import destinations
+
+    _check_profile(ctx, profile)
 
     for title in (called, calling):
         if title is not None:
@@ -64,11 +77,51 @@ def add(
     with opened(ctx) as index:
         destinations.add(
             index,
-            Destination(name=name, host=host, port=port, called_ae=called, calling_ae=calling),
+            Destination(
+                name=name,
+                host=host,
+                port=port,
+                called_ae=called,
+                calling_ae=calling,
+                profile=profile,
+            ),
             actor=actor(),
         )
     print(
         f"Destination {name} is added; `osteonode destinations echo {name}` asks whether it answers."
+    )
+
+
+@app.command()
+def profile(
+    ctx: typer.Context,
+    name: Name,
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help=_PROFILE_HELP)],
+) -> None:
+    """Give a destination another profile; results that come from now on are made by it.
+
+    Example: `osteonode destinations profile PACS ohif`
+    """
+    from storage.index import destinations
+
+    _check_profile(ctx, profile)
+    with opened(ctx) as index:
+        destinations.set_profile(index, name, profile, actor=actor())
+    print(f"Destination {name} has the profile {profile}.")
+
+
+@app.command()
+def profiles(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the profiles: which objects of a result a destination gets, in which form.
+
+    Example: `osteonode destinations profiles`
+    """
+    known = read_config(ctx).evidence.known_profiles
+    show_list(
+        [{"name": name} | profile.model_dump(mode="json") for name, profile in known.items()],
+        ("name", *Profile.model_fields),
+        as_form=form(as_json=as_json),
+        empty="",
     )
 
 
@@ -98,3 +151,12 @@ def echo(ctx: typer.Context, name: Name) -> None:
     with opened(ctx) as index:
         destination = destinations.get(index, name)
     ask(config, destination)
+
+
+def _check_profile(ctx: typer.Context, name: str) -> None:
+    known = read_config(ctx).evidence.known_profiles
+    if name not in known:
+        raise ConfigError(
+            f"There is no profile {name!r}; there is {', '.join(known)} (`osteonode destinations profiles`); add "
+            "your own under [evidence.profiles] in the configuration."
+        )

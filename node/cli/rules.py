@@ -31,6 +31,9 @@ _WITHOUT_HELP = (
     "An input that a run may go without when the wait is over. Repeat for more. None: the run is held until all "
     "are there."
 )
+_REFUSALS_HELP = (
+    "Send a small report that says why, in codes, when a study is refused or its run fails."
+)
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
 _COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")
@@ -91,6 +94,9 @@ def add(
     without: Annotated[
         list[str] | None, typer.Option("--without", metavar="INPUT", help=_WITHOUT_HELP)
     ] = None,
+    report_refusals: Annotated[
+        bool, typer.Option("--report-refusals", help=_REFUSALS_HELP)
+    ] = False,
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
 ) -> None:
     """Add a rule.
@@ -125,6 +131,7 @@ def add(
         roles=parse_roles(role or ()),
         wait_s=WAIT_S if wait is None else parse_time(wait),
         without=tuple(without or ()),
+        report_refusals=report_refusals,
     )
     with opened(ctx) as index:
         check_rules(ctx, index, [rule])
@@ -169,6 +176,9 @@ def edit(
             help=f"{_WITHOUT_HELP} Replaces all; `{_NOBODY}` for none.",
         ),
     ] = None,
+    report_refusals: Annotated[
+        bool | None, typer.Option("--report-refusals/--no-report-refusals", help=_REFUSALS_HELP)
+    ] = None,
 ) -> None:
     """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched,
     but for those that wait for an input.
@@ -189,11 +199,12 @@ def edit(
             roles=parse_roles(one for one in role if one != _NOBODY) if role else old.roles,
             wait_s=old.wait_s if wait is None else parse_time(wait),
             without=tuple(one for one in without if one != _NOBODY) if without else old.without,
+            report_refusals=old.report_refusals if report_refusals is None else report_refusals,
         )
         if new == old:
             raise typer.BadParameter(
-                "nothing to change; give --pipeline, --where, --to, --priority, --parameter, --role, --wait or "
-                "--without."
+                "nothing to change; give --pipeline, --where, --to, --priority, --parameter, --role, --wait, "
+                "--without or --report-refusals."
             )
         check_rules(ctx, index, [new])
         changed = rules.edit(index, new, actor=actor())

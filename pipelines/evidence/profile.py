@@ -9,12 +9,6 @@ from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydicom.uid import (
-    UID,
-    ExplicitVRLittleEndian,
-    JPEGLSLossless,
-    RLELossless,
-)
 
 
 class SegmentationType(StrEnum):
@@ -35,13 +29,17 @@ class Compression(StrEnum):
     JPEG_LS = "jpeg-ls"
 
     @property
-    def transfer_syntax_uid(self) -> UID:
-        """Transfer Syntax UID of a SEG so encoded."""
-        return {
-            Compression.NATIVE: ExplicitVRLittleEndian,
-            Compression.RLE: RLELossless,
-            Compression.JPEG_LS: JPEGLSLossless,
-        }[self]
+    def transfer_syntax_uid(self) -> str:
+        """Transfer Syntax UID of a SEG so encoded (PS3.6 Table A-1)."""
+        return _TRANSFER_SYNTAXES[self]
+
+
+#: As text: whoever reads a configuration shall not wait for pydicom.
+_TRANSFER_SYNTAXES = {
+    Compression.NATIVE: "1.2.840.10008.1.2.1",
+    Compression.RLE: "1.2.840.10008.1.2.5",
+    Compression.JPEG_LS: "1.2.840.10008.1.2.4.80",
+}
 
 
 class Profile(BaseModel):
@@ -75,6 +73,11 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_encoded(self) -> Profile:
+        # TID 1411 refers to segments: without a SEG the report would have to say that there are none.
+        if self.report and self.segmentation is SegmentationType.NONE:
+            raise ValueError(
+                "report: needs a SEG to refer to; choose a segmentation, or report = false"
+            )
         # PS3.5 8.2.3: JPEG-LS is for samples of 2 to 16 bits; a BINARY SEG has one.
         if self.segmentation is SegmentationType.BINARY and self.compression is Compression.JPEG_LS:
             raise ValueError(
@@ -98,3 +101,5 @@ PROFILES: dict[str, Profile] = {
     ),
     "radiotherapy": Profile(rtstruct=True),
 }
+#: What is made where nobody names a profile.
+GENERIC = {DEFAULT_PROFILE: PROFILES[DEFAULT_PROFILE]}

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from pipelines.errors import UnprovenError
-from pipelines.evidence.request import SegmentResidual
 from pipelines.result import AnalysisResult, SourceSeries
+from storage.model import SegmentResidual
 
 #: A source slice may miss the regular grid by a tenth of the spacing (`pipelines.geometry`), its centroid too.
 PLACE_TOLERANCE = 0.1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
 from pipelines.result import AnalysisResult, Measurement, QualitativeEvaluation, SourceSeries
 from pipelines.uids import derive_device_uid, derive_tracking_uid
-from storage.model import Parameters
+from storage.model import Parameters, SegmentResidual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ class EvidenceRequest:
     parameters: Parameters
     #: The other inputs that were analysed.
     partners: tuple[SourceSeries, ...] = ()
+    #: Segment Label -> Tracking UID of the same structure in a study before.
+    known_findings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device_uid(self) -> str:
@@ -58,7 +61,15 @@ class EvidenceRequest:
         )
 
     def tracking_uid(self, segment_number: int) -> str:
-        """Tracking UID of a segment of the result, equal in SEG and SR; 0 stands for the result as a whole."""
+        """Tracking UID of a segment of the result, equal in SEG and SR; 0 stands for the result as a whole.
+
+        A structure that every patient has once, so that its label is the manifest's, keeps the UID of the study
+        before (IHE AIR 6.5.3.7). `Tumour 3` is a number in one result, and no name.
+        """
+        if segment_number:
+            segment = self.result.segments[segment_number - 1]
+            if segment.label == segment.spec.label and segment.label in self.known_findings:
+                return self.known_findings[segment.label]
         return derive_tracking_uid(
             self.installation.uid_root,
             workitem_uid=self.workitem_uid,
@@ -67,30 +78,16 @@ class EvidenceRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentResidual:
-    """How far one segment, read back from the written SEG, is from the label map."""
-
-    label: str
-    voxels: int
-    #: Voxels read back minus voxels of the label map.
-    voxels_off: int
-    #: Voxels that differ, place by place.
-    voxels_differing: int
-    volume_ml: float
-    volume_off_ml: float
-    #: Distance of the two centroids in patient space; 0 for an empty segment.
-    centroid_off_mm: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceObject:
     """One DICOM instance made of a result, with file meta information."""
 
-    #: `SEG` or `SR`.
+    #: `SEG`, `SR` ...
     kind: str
     ds: Dataset
     #: The same as a file (PS3.10): of a SEG, the very bytes that were proven. Archive these.
     encoded: bytes
+    #: Names of the profiles it was made for.
+    profiles: tuple[str, ...] = ()
     #: Of a SEG: the proof that it says what the label map says.
     residuals: tuple[SegmentResidual, ...] = ()
 

@@ -16,7 +16,7 @@ from storage import tables
 from storage.errors import NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
-from storage.model import Delivery, DeliveryState, Event, Evidence, utcnow
+from storage.model import Delivery, DeliveryState, Event, Evidence, SegmentResidual, utcnow
 
 _table = tables.deliveries
 #: What a delivery must be to be settled so. Commitment comes after C-STORE, in a report of its own (PS3.4 J.3).
@@ -249,8 +249,12 @@ def _from_row(row: Row[Any], split: int) -> Delivery:
     names = [str(name) for name in row._mapping]
     values: dict[str, Any] = dict(zip(names[:split], row[:split], strict=True))
     values["state"] = DeliveryState(values["state"])
-    evidence = Evidence(**dict(zip(names[split:], row[split:], strict=True)))
-    return Delivery(**values, evidence=evidence)
+    made: dict[str, Any] = dict(zip(names[split:], row[split:], strict=True))
+    made |= {
+        "profiles": tuple(made["profiles"]),
+        "proof": tuple(SegmentResidual(**one) for one in made["proof"]),
+    }
+    return Delivery(**values, evidence=Evidence(**made))
 
 
 def _log(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from storage import tables
 from storage.errors import ChangeRefused, NotFound
@@ -36,6 +36,27 @@ def add(
         event = Event(kind="destination-added", actor=actor, at=now or utcnow(), detail=detail)
         insert_event(connection, event)
     return destination
+
+
+def set_profile(
+    index: Index, name: str, profile: str, *, actor: str, now: datetime | None = None
+) -> None:
+    """Give a destination another profile.
+
+    Raises
+    ------
+    NotFound
+        No such destination.
+    """
+    with index.begin() as connection:
+        statement = update(_table).where(_table.c.name == name).values(profile=profile)
+        if connection.execute(statement).rowcount != 1:
+            raise NotFound(f"No destination {name}.")
+        detail = {"name": name, "profile": profile}
+        insert_event(
+            connection,
+            Event(kind="destination-changed", actor=actor, at=now or utcnow(), detail=detail),
+        )
 
 
 def remove(index: Index, name: str, *, actor: str, now: datetime | None = None) -> None:

@@ -209,6 +209,7 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "roles": {role: list(clauses) for role, clauses in rule.roles.items()},
         "wait_s": rule.wait_s,
         "without": list(rule.without),
+        "report_refusals": rule.report_refusals,
     }
 
 
@@ -226,4 +227,5 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         roles={role: tuple(clauses) for role, clauses in stored.get("roles", {}).items()},
         wait_s=stored.get("wait_s", WAIT_S),
         without=tuple(stored.get("without", ())),
+        report_refusals=stored.get("report_refusals", False),
     )

@@ -32,6 +32,8 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "not_before": workitem.not_before,
         "timings": {},
         "notices": (),
+        "report_refusals": workitem.report_refusals,
+        "known_findings": dict(workitem.known_findings),
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False

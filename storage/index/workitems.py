@@ -6,7 +6,7 @@ complete or fail it, so a run that was taken over counts once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,6 +25,8 @@ from storage.model import (
     DeliveryState,
     Event,
     Evidence,
+    Failure,
+    Finding,
     MeasurementRow,
     Workitem,
     WorkitemState,
@@ -125,7 +127,7 @@ def release(index: Index, *, owner: str, now: datetime) -> int:
 
 
 def complete(index: Index, completion: Completion) -> bool:
-    """Record a finished run: evidence, measurements, and one delivery per evidence and destination.
+    """Record a finished run: evidence, measurements, findings, and a delivery of each evidence to whom it is for.
 
     Returns
     -------
@@ -152,13 +154,8 @@ def complete(index: Index, completion: Completion) -> bool:
         workitem = get_workitem(connection, completion.workitem_uid)
         _insert_all(connection, tables.evidence, completion.evidence)
         _insert_all(connection, tables.measurements, completion.measurements)
-        owed = [
-            _owe(evidence, destination, completion.ended_at)
-            for evidence in completion.evidence
-            for destination in dict.fromkeys(workitem.destinations)
-        ]
-        if owed:
-            connection.execute(insert(tables.deliveries), owed)
+        _insert_all(connection, tables.findings, completion.findings)
+        _owe(connection, workitem, completion.evidence, completion.profiles, completion.ended_at)
         event = Event(
             kind="workitem-completed",
             actor=completion.owner,
@@ -173,17 +170,8 @@ def complete(index: Index, completion: Completion) -> bool:
     return True
 
 
-def fail(  # noqa: PLR0913 - one transition
-    index: Index,
-    *,
-    workitem_uid: str,
-    owner: str,
-    code: str,
-    reason: str,
-    now: datetime,
-    retry_at: datetime | None,
-) -> bool:
-    """Record a failed run: SCHEDULED again for `retry_at`, or CANCELED with the reason when that is None.
+def fail(index: Index, failure: Failure) -> bool:
+    """Record a failed run: SCHEDULED again, or CANCELED with the reason and the report that says it.
 
     Returns
     -------
@@ -193,30 +181,34 @@ def fail(  # noqa: PLR0913 - one transition
     # A pipeline's sentence may quote a header: what the database cannot hold must not keep it from being told.
     values: dict[str, Any] = {
         "lease_until": None,
-        "reason_code": code,
-        "reason": clean_text(reason),
+        "reason_code": failure.code,
+        "reason": clean_text(failure.reason),
     }
-    if retry_at is None:
-        values |= {"state": WorkitemState.CANCELED, "ended_at": now}
+    if failure.retry_at is None:
+        values |= {"state": WorkitemState.CANCELED, "ended_at": failure.at}
     else:
         values |= {
             "state": WorkitemState.SCHEDULED,
-            "not_before": retry_at,
+            "not_before": failure.retry_at,
             "started_at": None,
             "owner": None,
         }
     with index.begin() as connection:
-        statement = update(_table).where(_held(workitem_uid, owner)).values(**values)
-        if connection.execute(statement).rowcount != 1:
+        held = _held(failure.workitem_uid, failure.owner)
+        if connection.execute(update(_table).where(held).values(**values)).rowcount != 1:
             return False
+        workitem = get_workitem(connection, failure.workitem_uid)
+        _insert_all(connection, tables.evidence, failure.evidence)
+        _owe(connection, workitem, failure.evidence, failure.profiles, failure.at)
+        again = failure.retry_at.isoformat() if failure.retry_at else None
         event = Event(
-            kind="workitem-failed" if retry_at is None else "workitem-attempt-failed",
-            actor=owner,
-            at=now,
+            kind="workitem-attempt-failed" if again else "workitem-failed",
+            actor=failure.owner,
+            at=failure.at,
             outcome="failure",
-            detail={"code": code, "retry_at": retry_at.isoformat() if retry_at else None},
+            detail={"code": failure.code, "retry_at": again},
         )
-        _log(connection, get_workitem(connection, workitem_uid), event)
+        _log(connection, workitem, event)
     return True
 
 
@@ -295,22 +287,38 @@ def get(index: Index, workitem_uid: str) -> Workitem:
 
 
 def _insert_all(
-    connection: Connection, table: Table, values: Sequence[Evidence] | Sequence[MeasurementRow]
+    connection: Connection,
+    table: Table,
+    values: Sequence[Evidence] | Sequence[MeasurementRow] | Sequence[Finding],
 ) -> None:
     if values:
         connection.execute(insert(table), [asdict(value) for value in values])
 
 
-def _owe(evidence: Evidence, destination: str, now: datetime) -> dict[str, Any]:
-    return {
-        "sop_instance_uid": evidence.sop_instance_uid,
-        "destination": destination,
-        "state": DeliveryState.PENDING,
-        "attempts": 0,
-        "next_attempt_at": now,
-        "message": "",
-        "updated_at": now,
-    }
+def _owe(
+    connection: Connection,
+    workitem: Workitem,
+    evidence: Sequence[Evidence],
+    profiles: Mapping[str, str],
+    now: datetime,
+) -> None:
+    """A delivery of each evidence to each destination whose profile it was made for."""
+    owed = [
+        {
+            "sop_instance_uid": one.sop_instance_uid,
+            "destination": destination,
+            "state": DeliveryState.PENDING,
+            "attempts": 0,
+            "next_attempt_at": now,
+            "message": "",
+            "updated_at": now,
+        }
+        for one in evidence
+        for destination in dict.fromkeys(workitem.destinations)
+        if profiles[destination] in one.profiles
+    ]
+    if owed:
+        connection.execute(insert(tables.deliveries), owed)
 
 
 def _held(workitem_uid: str, owner: str) -> ColumnElement[bool]:

@@ -232,6 +232,7 @@ def _completion() -> Completion:
         size=1000,
         digest="0" * 64,
         created_at=now,
+        profiles=("generic",),
     )
     return Completion(
         workitem_uid=WORKITEM,
@@ -242,6 +243,7 @@ def _completion() -> Completion:
         ended_at=now,
         timings={"infer": 1.5},
         notices=(("cut-off", "The segment touches the edge."),),
+        profiles={"PACS": "generic"},
     )
 
 
@@ -343,10 +345,19 @@ def test_destinations(ready: Run, pacs: Pacs) -> None:
             "port": pacs.port,
             "called_ae": "PACS",
             "calling_ae": None,
+            "profile": "generic",
         }
     ]
     assert "answers" in ready("destinations", "echo", "PACS").out
     assert ready("destinations", "add", "PACS", "--host", "h", "--called", "X").code == 1
+    assert ready("destinations", "profile", "PACS", "ohif").code == 0
+    assert ready("destinations", "list", "--json").json[0]["profile"] == "ohif"
+    unknown = ready("destinations", "profile", "PACS", "weasis")
+    assert unknown.code == 3
+    assert "generic, ohif, slicer, legacy, radiotherapy" in unknown.err
+    profiles = {one["name"]: one for one in ready("destinations", "profiles", "--json").json}
+    assert profiles["ohif"]["contours"]
+    assert profiles["legacy"]["segmentation"] == "none"
     assert ready("destinations", "echo", "NONE").code == 1
     too_long = ready("destinations", "add", "B", "--host", "h", "--called", "X" * 17)
     assert too_long.code == 2

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rows import (
@@ -16,6 +17,7 @@ from rows import (
     complete,
     later,
     make_completion,
+    make_evidence,
     make_instance,
     make_workitem,
     run_at_once,
@@ -24,8 +26,17 @@ from rows import (
 from sqlalchemy.exc import IntegrityError
 
 from storage.errors import ChangeRefused, NotFound
-from storage.index import Index, deliveries, events, instances, measurements, open_index, workitems
-from storage.model import Delivery, DeliveryState, Workitem, WorkitemState
+from storage.index import (
+    Index,
+    deliveries,
+    events,
+    findings,
+    instances,
+    measurements,
+    open_index,
+    workitems,
+)
+from storage.model import Delivery, DeliveryState, Failure, Workitem, WorkitemState
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -38,6 +49,14 @@ def claim(index: Index, owner: str = "node-1", at: float = 1, lease_s: float = 6
 
 def kinds(index: Index, **filters: str) -> list[str]:
     return [event.kind for event in events.list_events(index, **filters)][1:]
+
+
+def make_failure(**changes: Any) -> Failure:
+    """A refusal for good."""
+    failure = Failure(
+        workitem_uid="1.9.1", owner="node-1", code="refused", reason="Too few slices.", at=later(5)
+    )
+    return replace(failure, **changes)
 
 
 def run_until_killed(code: str, *arguments: str) -> None:
@@ -114,10 +133,11 @@ def test_a_killed_owner_loses_its_claim_when_the_lease_runs_out(
     taken = claim(index, owner="node-2", at=61.5)
     assert (taken.owner, taken.attempts) == ("node-2", 2)
     # The first owner was slow, not dead: nothing it does counts any more.
-    late = {"workitem_uid": "1.9.1", "owner": "killed", "now": later(62)}
-    assert not workitems.renew(index, **late, lease_s=60)
+    assert not workitems.renew(
+        index, workitem_uid="1.9.1", owner="killed", now=later(62), lease_s=60
+    )
     assert not workitems.complete(index, make_completion(taken, owner="killed"))
-    assert not workitems.fail(index, **late, code="x", reason="X.", retry_at=None)
+    assert not workitems.fail(index, make_failure(owner="killed", at=later(62)))
     assert workitems.release(index, owner="killed", now=later(62)) == 0
     assert workitems.complete(index, make_completion(taken, owner="node-2"))
 
@@ -208,12 +228,7 @@ def test_a_failed_attempt_is_tried_again_at_its_time(index: Index) -> None:
     claim(index)
     assert workitems.fail(
         index,
-        workitem_uid="1.9.1",
-        owner="node-1",
-        code="killed",
-        reason="The worker was killed.",
-        now=later(5),
-        retry_at=later(15),
+        make_failure(code="killed", reason="The worker was killed.", retry_at=later(15)),
     )
     failed = workitems.get(index, "1.9.1")
     assert (failed.state, failed.not_before) == (WorkitemState.SCHEDULED, later(15))
@@ -233,21 +248,80 @@ def test_a_failed_attempt_is_tried_again_at_its_time(index: Index) -> None:
 def test_a_final_failure_is_canceled_with_its_reason(index: Index) -> None:
     schedule(index, make_workitem(1))
     claim(index)
-    failure = {"workitem_uid": "1.9.1", "owner": "node-1", "now": later(5), "retry_at": None}
-    assert workitems.fail(index, **failure, code="refused", reason="Too few slices.")
+    assert workitems.fail(index, make_failure(reason="Too few slices."))
     failed = workitems.get(index, "1.9.1")
     assert (failed.state, failed.ended_at) == (WorkitemState.CANCELED, later(5))
     assert (failed.reason_code, failed.reason) == ("refused", "Too few slices.")
-    assert not workitems.fail(index, **failure, code="refused", reason="Again.")
+    assert not workitems.fail(index, make_failure(reason="Again."))
     assert kinds(index) == ["workitem-failed"]
     assert workitems.claim(index, owner="node-1", now=later(1000), lease_s=60) is None
+
+
+def test_a_refusal_is_owed_to_whom_its_report_was_made_for(index: Index) -> None:
+    workitem = make_workitem(1, destinations=("PACS", "RT"))
+    schedule(index, workitem)
+    claim(index)
+    report = make_evidence(workitem, "SR")
+    failure = make_failure(evidence=(report,), profiles={"PACS": "generic", "RT": "radiotherapy"})
+    assert workitems.fail(index, failure)
+    (owed,) = deliveries.list_deliveries(index)
+    assert (owed.destination, owed.evidence) == ("PACS", report)
+
+
+def test_each_destination_is_owed_what_was_made_for_its_profile(index: Index) -> None:
+    schedule(index, make_workitem(1, destinations=("PACS", "RT")))
+    made = make_completion(claim(index))
+    seg, report = made.evidence
+    completion = replace(
+        made,
+        evidence=(replace(seg, profiles=("radiotherapy", "generic")), report),
+        profiles={"PACS": "generic", "RT": "radiotherapy"},
+    )
+    assert workitems.complete(index, completion)
+    owed = {(one.destination, one.evidence.kind) for one in deliveries.list_deliveries(index)}
+    assert owed == {("PACS", "SEG"), ("PACS", "SR"), ("RT", "SEG")}
+    (stored,) = deliveries.list_deliveries(index, destination="RT")
+    assert stored.evidence.proof == seg.proof
+
+
+# -- findings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "knows"),
+    [
+        ({"PatientID": ("P1",)}, True),
+        ({"PatientID": ("P2",)}, False),
+        ({"PatientID": ("P1",), "IssuerOfPatientID": ("OTHER",)}, False),
+        ({}, False),
+    ],
+)
+def test_a_patients_next_study_knows_what_was_found(
+    index: Index, header: dict[str, Any], knows: bool
+) -> None:
+    instances.add(index, make_instance(1, header={"PatientID": ("P1",)}))
+    complete(index, make_workitem(1))
+    instances.add(index, make_instance(2, study="1.3", header=header))
+    found = findings.known(index, study_instance_uid="1.3", pipeline="ct_skeleton")
+    assert found == ({"Bone": "1.9.1.7"} if knows else {})
+    assert not findings.known(index, study_instance_uid="1.3", pipeline="qct_femur")
+
+
+def test_what_was_found_last_is_what_is_known(index: Index) -> None:
+    complete(index, make_workitem(1))
+    schedule(index, make_workitem(2))
+    again = claim(index, at=70)
+    assert workitems.complete(index, replace(make_completion(again), ended_at=later(90)))
+    known = findings.known(index, study_instance_uid=STUDY, pipeline="ct_skeleton")
+    assert known == {"Bone": "1.9.2.7"}
+    (finding,) = findings.of_workitem(index, "1.9.1")
+    assert finding.tracking_uid == "1.9.1.7"
 
 
 def test_a_reason_no_database_can_hold_is_told_all_the_same(index: Index) -> None:
     schedule(index, make_workitem(1))
     claim(index)
-    failure = {"workitem_uid": "1.9.1", "owner": "node-1", "now": later(5), "retry_at": None}
-    assert workitems.fail(index, **failure, code="refused", reason="Not \0\udc80 a spine.")
+    assert workitems.fail(index, make_failure(reason="Not \0\udc80 a spine."))
     assert workitems.get(index, "1.9.1").reason == "Not ? a spine."
 
 

@@ -39,6 +39,7 @@ def test_the_example_holds_every_setting_at_its_default() -> None:
     settings = {name: set(section) for name, section in Config().model_dump().items()}
     # Tables of tables are shown as a comment: written out empty, nothing could be added to them.
     settings["pipelines"].remove("settings")
+    settings["evidence"].remove("profiles")
     assert {name: set(section) for name, section in written.items()} == settings
 
 
@@ -49,6 +50,34 @@ def test_the_example_of_settings_by_scanner_is_good(path: Path) -> None:
     (entry,) = read.pipelines.settings["qct_femur"]
     assert entry.where == ("StationName = CT01", "KVP = 120")
     assert entry.parameters["calibration_slope"] == 0.82
+
+
+def test_the_example_of_profiles_is_good(path: Path) -> None:
+    text = "\n".join(line.removeprefix("# ") for line in config.PROFILES_EXAMPLE.splitlines())
+    assert config.PROFILES_EXAMPLE in config.example()
+    known = config.load(_write(path, text), {}).evidence.known_profiles
+    assert known["archive"].segmentation == "labelmap"
+    assert known["legacy"].pdf
+
+
+def test_a_profile_of_ones_own_counts_over_one_that_ships(path: Path) -> None:
+    read = config.load(_write(path, "[evidence.profiles.ohif]\npdf = true"), {})
+    assert read.evidence.known_profiles["ohif"].pdf
+    assert not read.evidence.known_profiles["ohif"].contours
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("compression = 'jpeg-ls'", "jpeg-ls takes no single bits"),
+        ("segmentation = 'none'", "needs a SEG"),
+        ("segmentation = 'fractional'", "binary"),
+        ("colour = true", r"own\.colour: no such setting"),
+    ],
+)
+def test_a_profile_that_cannot_be_made(path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config.load(_write(path, f"[evidence.profiles.own]\n{text}"), {})
 
 
 @pytest.mark.parametrize(

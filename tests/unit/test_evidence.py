@@ -83,6 +83,24 @@ def test_another_workitem_makes_other_objects(source: SourceSeries) -> None:
     assert first["SEG"].DeviceUID == other["SEG"].DeviceUID
 
 
+def test_a_structure_keeps_its_tracking_uid_from_study_to_study(source: SourceSeries) -> None:
+    first = volumes.make_request(source)
+    (one, *_) = first.result.segments
+    again = dataclasses.replace(
+        first, workitem_uid="2.25.27182818", known_findings={one.label: first.tracking_uid(1)}
+    )
+    objects = _read(create_evidence(again))
+    assert objects["SEG"].SegmentSequence[0].TrackingUID == first.tracking_uid(1)
+    assert again.tracking_uid(2) != first.tracking_uid(2)
+    # A number is no name: the third tumour of today may be the first of last year.
+    numbered = dataclasses.replace(one, label=f"{one.label} 1")
+    result = dataclasses.replace(again.result, segments=(numbered, *again.result.segments[1:]))
+    renamed = dataclasses.replace(
+        again, result=result, known_findings={numbered.label: first.tracking_uid(1)}
+    )
+    assert renamed.tracking_uid(1) != first.tracking_uid(1)
+
+
 def test_algorithm_is_the_same_in_equipment_segments_and_report(source: SourceSeries) -> None:
     objects = _read(create_evidence(volumes.make_request(source)))
     seg, sr = objects["SEG"], objects["SR"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from nodes import PIPELINES
 
-from node import lifecycle
+from node import claims, lifecycle
 from node.config import Config, PipelinesSection
 from node.errors import PerformError
 from node.lifecycle import Parts, backoff
@@ -79,8 +79,11 @@ class Seams:
             size=8,
             digest="0" * 64,
             created_at=START,
+            profiles=tuple(task.profiles),
         )
-        return PerformOutcome(evidence=(made,), measurements=(), notices=(), timings={}, pid=1)
+        return PerformOutcome(
+            evidence=(made,), measurements=(), findings=(), notices=(), timings={}, pid=1
+        )
 
     def send(self, destination: Destination, items: Sequence[SendItem]) -> list[SendStatus]:
         assert all(item.path.read_bytes() == b"evidence" for item in items)
@@ -562,7 +565,7 @@ def test_a_batch_longer_than_its_lease_is_not_sent_by_a_second_node(
     performed: Parts, seams: Seams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "LEASE_S", 0.5)
-    monkeypatch.setattr(lifecycle, "RENEW_S", 0.05)
+    monkeypatch.setattr(claims, "RENEW_S", 0.05)
     second = replace(performed, owner="second")
 
     def send_slowly(destination: Destination, items: Sequence[SendItem]) -> list[SendStatus]:

@@ -1,0 +1,79 @@
+"""A rule and the inputs it selected -> the workitem that shall run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from node.config import Config
+from node.sites import site_parameters
+from pipelines.registry import Registry
+from pipelines.uids import derive_workitem_uid
+from storage.index import Index, findings, instances
+from storage.model import Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """What a plan is made with."""
+
+    config: Config
+    index: Index
+    registry: Registry
+
+    def plan(
+        self, study: Study, rule: Rule, inputs: Mapping[str, Series], now: datetime
+    ) -> Workitem:
+        """The workitem of one rule on one set of inputs (role -> series)."""
+        manifest = self.registry.manifests[rule.pipeline]
+        held = tuple(self._input(role, series) for role, series in inputs.items())
+        site = site_parameters(self.config.pipelines.settings, manifest.name, inputs.values())
+        parameters = manifest.merge({**site, **rule.parameters})
+        return Workitem(
+            workitem_uid=derive_workitem_uid(
+                self.config.node.uid_root,
+                pipeline=manifest.name,
+                version=manifest.version,
+                parameters=parameters,
+                sop_instance_uids=[uid for one in held for uid in one.sop_instance_uids],
+            ),
+            study_instance_uid=study.study_instance_uid,
+            study_revision=study.revision,
+            rule=rule.name,
+            pipeline=manifest.name,
+            pipeline_version=manifest.version,
+            parameters=parameters,
+            inputs=held,
+            destinations=rule.destinations,
+            priority=rule.priority,
+            state=WorkitemState.SCHEDULED,
+            scheduled_at=now,
+            report_refusals=rule.report_refusals,
+            known_findings=findings.known(
+                self.index, study_instance_uid=study.study_instance_uid, pipeline=manifest.name
+            ),
+        )
+
+    def _input(self, role: str, series: Series) -> WorkitemInput:
+        # Of this study: broken senders put one Series Instance UID into two.
+        held = instances.of_series(
+            self.index,
+            series.series_instance_uid,
+            study_instance_uid=series.study_instance_uid,
+        )
+        return WorkitemInput(
+            role=role,
+            series_instance_uid=series.series_instance_uid,
+            sop_instance_uids=tuple(sorted(instance.sop_instance_uid for instance in held)),
+        )
+
+
+def merge(first: Workitem, second: Workitem) -> Workitem:
+    """Two rules want the same run: it happens once, and goes to the destinations of both."""
+    return replace(
+        first,
+        destinations=tuple(dict.fromkeys(first.destinations + second.destinations)),
+        priority=max(first.priority, second.priority),
+        report_refusals=first.report_refusals or second.report_refusals,
+    )
