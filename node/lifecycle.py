@@ -41,6 +41,7 @@ from storage.model import (
     Delivery,
     DeliveryState,
     Destination,
+    Evidence,
     Failure,
     Study,
     Workitem,
@@ -139,6 +140,7 @@ def perform(parts: Parts, *, now: datetime) -> bool:
     bound = log.bind(
         workitem=workitem.workitem_uid, pipeline=workitem.pipeline, attempt=workitem.attempts
     )
+    profiles = _profiles(parts, workitem)
     limit = parts.config.compute.max_attempts
     if workitem.attempts > limit:
         # A run that failed for good is settled; these ended without a word, and would for ever.
@@ -146,16 +148,15 @@ def perform(parts: Parts, *, now: datetime) -> bool:
             "attempts-spent",
             f"{limit} runs began and none was recorded to its end; the node's log says why.",
         )
-        _record_failure(parts, workitem, unfinished)
+        _record_failure(parts, workitem, unfinished, profiles, now)
         return True
     bound.info("workitem_started")
-    profiles = _profiles(parts, workitem)
     try:
         with _held(parts, workitem):
             outcome = parts.perform(_task(parts, workitem, profiles, now))
     except (PipelineError, PerformError, ArchiveError) as error:
         if getattr(error, "code", "") != "canceled":
-            _record_failure(parts, workitem, error)
+            _record_failure(parts, workitem, error, profiles, now)
         # Cancelled: by a person, and recorded then; or the node stops, and gives its claims back.
         return True
     counted = workitems.complete(
@@ -180,14 +181,18 @@ def perform(parts: Parts, *, now: datetime) -> bool:
     return True
 
 
-def _record_failure(parts: Parts, workitem: Workitem, error: Exception) -> None:
+def _record_failure(
+    parts: Parts, workitem: Workitem, error: Exception, profiles: Mapping[str, str], now: datetime
+) -> None:
     """A refusal is final; a stopped run is tried again until its attempts are spent."""
-    final = (
-        isinstance(error, PipelineError) or workitem.attempts >= parts.config.compute.max_attempts
-    )
-    now = utcnow()
-    retry_at = None if final else now + timedelta(seconds=parts.config.compute.retry_s)
+    limits = parts.config.compute
+    final = isinstance(error, PipelineError) or workitem.attempts >= limits.max_attempts
     code = getattr(error, "code", "archive-unreadable")
+    report: tuple[Evidence, ...] = ()
+    if final and workitem.report_refusals:
+        report = _report_refusal(parts, workitem, (code, str(error)), profiles, now)
+    at = utcnow()
+    retry_at = None if final else at + timedelta(seconds=limits.retry_s)
     workitems.fail(
         parts.index,
         Failure(
@@ -195,8 +200,10 @@ def _record_failure(parts: Parts, workitem: Workitem, error: Exception) -> None:
             owner=parts.owner,
             code=code,
             reason=str(error),
-            at=now,
+            at=at,
             retry_at=retry_at,
+            evidence=report,
+            profiles=profiles,
         ),
     )
     log.warning(
@@ -206,7 +213,30 @@ def _record_failure(parts: Parts, workitem: Workitem, error: Exception) -> None:
         code=code,
         reason=str(error),
         retry_at=retry_at.isoformat() if retry_at else "never",
+        reported=bool(report),
     )
+
+
+def _report_refusal(
+    parts: Parts,
+    workitem: Workitem,
+    refusal: tuple[str, str],
+    profiles: Mapping[str, str],
+    now: datetime,
+) -> tuple[Evidence, ...]:
+    """The report that says why there is no result. None where it cannot be made: the failure is recorded still."""
+    try:
+        with _held(parts, workitem):
+            task = _task(parts, workitem, profiles, now)
+            return parts.perform(replace(task, refusal=refusal)).evidence
+    except (PipelineError, PerformError, ArchiveError) as error:
+        log.warning(
+            "refusal_not_reported",
+            workitem=workitem.workitem_uid,
+            code=getattr(error, "code", "archive-unreadable"),
+            reason=str(error),
+        )
+        return ()
 
 
 @contextmanager

@@ -60,6 +60,8 @@ class PerformTask:
     profiles: Mapping[str, Profile]
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: Code, sentence: the run is over, and the report that says so is wanted in place of a result.
+    refusal: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

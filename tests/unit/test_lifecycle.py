@@ -55,6 +55,8 @@ class Seams:
     """What a test decides: how a run ends, and what a destination answers."""
 
     error: Exception | None = None
+    #: Whether a refusal's report fails too.
+    report_error: bool = False
     status: int | None = 0x0000
     tasks: list[PerformTask] = field(default_factory=list)
     sent: list[tuple[Destination, Sequence[SendItem]]] = field(default_factory=list)
@@ -62,7 +64,7 @@ class Seams:
 
     def perform(self, task: PerformTask) -> PerformOutcome:
         self.tasks.append(task)
-        if self.error is not None:
+        if self.error is not None and (task.refusal is None or self.report_error):
             raise self.error
         assert self.archive is not None
         uid = derive_sop_instance_uid("2.25", workitem_uid=task.workitem_uid, kind="SR")
@@ -155,7 +157,9 @@ def receive(
     )
 
 
-def add_rule(parts: Parts, name: str, *, to: str = "PACS", priority: int = 50) -> None:
+def add_rule(
+    parts: Parts, name: str, *, to: str = "PACS", priority: int = 50, report_refusals: bool = False
+) -> None:
     known = {destination.name for destination in destinations.list_destinations(parts.index)}
     if to not in known:
         destinations.add(
@@ -169,6 +173,7 @@ def add_rule(parts: Parts, name: str, *, to: str = "PACS", priority: int = 50) -
             where=("Modality = CT",),
             destinations=(to,),
             priority=priority,
+            report_refusals=report_refusals,
         ),
         actor="test",
     )
@@ -419,6 +424,53 @@ def test_a_refusal_is_final(parts: Parts, seams: Seams) -> None:
     workitem = only_workitem(parts)
     assert workitem.state is WorkitemState.CANCELED
     assert (workitem.reason_code, workitem.reason) == ("too-few-slices", "Too few slices.")
+
+
+@pytest.mark.parametrize("reportable", [True, False])
+def test_a_refusal_is_reported_where_its_rule_says_so(
+    parts: Parts, seams: Seams, reportable: bool
+) -> None:
+    add_rule(parts, "silent")
+    add_rule(parts, "r", to="RIS", report_refusals=True)
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    seams.error = Refused("Too few slices.", code="too-few-slices")
+    seams.report_error = not reportable
+    assert lifecycle.perform(parts, now=START + timedelta(seconds=61))
+    assert only_workitem(parts).state is WorkitemState.CANCELED
+    assert [task.refusal for task in seams.tasks] == [None, ("too-few-slices", "Too few slices.")]
+    owed = {one.destination for one in deliveries.list_deliveries(parts.index)}
+    assert owed == ({"PACS", "RIS"} if reportable else set())
+
+
+def test_a_run_that_is_tried_again_is_not_reported_yet(parts: Parts, seams: Seams) -> None:
+    add_rule(parts, "r", report_refusals=True)
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    seams.error = PerformError("worker-died", "The worker died.")
+    assert lifecycle.perform(parts, now=datetime.now(UTC))
+    assert deliveries.list_deliveries(parts.index) == ()
+    assert lifecycle.perform(parts, now=datetime.now(UTC) + timedelta(seconds=60))
+    (owed,) = deliveries.list_deliveries(parts.index)
+    assert only_workitem(parts).reason_code == "worker-died"
+    assert owed.evidence.kind == "SR"
+
+
+def test_a_profile_that_is_gone_fails_the_run_and_says_what_to_do(
+    parts: Parts, seams: Seams
+) -> None:
+    add_rule(parts, "r")
+    destinations.set_profile(parts.index, "PACS", "own", actor="test")
+    receive(parts, 1)
+    receive(parts, 2)
+    evaluate(parts)
+    assert lifecycle.perform(parts, now=START + timedelta(seconds=61))
+    workitem = only_workitem(parts)
+    assert workitem.reason_code == "profile-unknown"
+    assert "[evidence.profiles]" in (workitem.reason or "")
+    assert seams.tasks == []
 
 
 def test_a_stopped_run_is_tried_again_until_its_attempts_are_spent(
