@@ -32,7 +32,16 @@ from pipelines.registry import PipelineEntry, find_pipelines
 from pipelines.uids import derive_device_uid
 from storage.archive import Archive
 from storage.errors import SchemaOutdated
-from storage.index import Index, deliveries, events, open_index, pipelines, rules, workitems
+from storage.index import (
+    Index,
+    deliveries,
+    destinations,
+    events,
+    open_index,
+    pipelines,
+    rules,
+    workitems,
+)
 from storage.model import Event, PipelineSeen, utcnow
 
 #: Seconds until a loop looks by itself.
@@ -138,7 +147,7 @@ class Service:
         self._scp.start()
         taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
-        self._introduce_pipelines()
+        self._introduce()
         self._calendar.add_job(self._sweep, "interval", hours=1, next_run_time=utcnow())
         self._calendar.start()
         for loop in self._loops:
@@ -232,8 +241,8 @@ class Service:
 
     # -- start and stop ---------------------------------------------------------------------------
 
-    def _introduce_pipelines(self) -> None:
-        """Record what is installed; say what is broken and which rules name nothing."""
+    def _introduce(self) -> None:
+        """Record what is installed; say what is broken, and which rules and destinations name nothing."""
         registry = self._parts.registry
         for error in registry.errors:
             log.error("pipeline_not_usable", reason=str(error))
@@ -243,6 +252,15 @@ class Service:
             if rule.enabled and rule.pipeline not in registry.entries:
                 log.warning(
                     "rule_names_no_installed_pipeline", rule=rule.name, pipeline=rule.pipeline
+                )
+
+        known = self._config.evidence.known_profiles
+        for destination in destinations.list_destinations(self._index):
+            if destination.profile not in known:
+                log.error(
+                    "destination_has_unknown_profile",
+                    destination=destination.name,
+                    profile=destination.profile,
                 )
 
     def _note(self, kind: str) -> None:
