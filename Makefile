@@ -18,8 +18,8 @@ PYTEST ?=
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(INSTALLED) ## A phantom CT (or STUDY=folder, PIPELINE=name) through a node to a small PACS and back
-	$(BIN)/osteonode demo $(if $(STUDY),--study '$(STUDY)') $(if $(PIPELINE),--pipeline '$(PIPELINE)')
+demo: $(INSTALLED) ## A phantom CT (or STUDY=folder, PIPELINE=name, PROFILE=name) through a node to a small PACS and back
+	$(BIN)/osteonode demo $(if $(STUDY),--study '$(STUDY)') $(if $(PIPELINE),--pipeline '$(PIPELINE)') $(if $(PROFILE),--profile '$(PROFILE)')
 
 test: check peers ## Everything that can be checked: lint, types, tests with real peers
 	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST)

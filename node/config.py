@@ -194,6 +194,21 @@ class EvidenceSection(_Section):
         """Those that ship, and those of the configuration over them."""
         return {**PROFILES, **self.profiles}
 
+    def profile(self, name: str) -> Profile:
+        """The profile of a name.
+
+        Raises
+        ------
+        ConfigError
+            Naming those there are.
+        """
+        if (found := self.known_profiles.get(name)) is None:
+            raise ConfigError(
+                f"There is no profile {name!r}; there is {', '.join(self.known_profiles)} (`osteonode destinations "
+                "profiles`); add your own under [evidence.profiles] in the configuration."
+            )
+        return found
+
 
 class DeliverySection(_Section):
     """How evidence goes out."""

@@ -88,11 +88,12 @@ class DemoReport:
     times: tuple[tuple[str, float], ...]
 
 
-def demo(
+def demo(  # noqa: PLR0913 - one per thing that can be asked
     base: Config,
     *,
     study: Path | None,
     pipeline: str,
+    profile: str,
     out: Path,
     on_step: Callable[[Step], None],
 ) -> DemoReport:
@@ -106,6 +107,8 @@ def demo(
         Folder of DICOM files; the pipeline's demo study when None.
     pipeline
         Name of the pipeline to run.
+    profile
+        What the small PACS gets of the result.
     out
         Folder for all that is written; each demo makes a folder in it.
 
@@ -116,6 +119,7 @@ def demo(
     """
     entry = find_pipelines(base.pipelines.folders).get(pipeline)
     manifest = entry.manifest
+    base.evidence.profile(profile)
     folder = out / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     files = _study_files(study, entry, folder, on_step)
@@ -124,7 +128,7 @@ def demo(
         config = _configure(folder, base)
         upgrade(config.database_url)
         index = stack.enter_context(open_index(config.database_url))
-        _route(index, manifest, pacs.port)
+        _route(index, manifest, pacs.port, profile)
         on_step(Step(what="starting the node"))
         stack.enter_context(Service(config))
         began = time.monotonic()
@@ -163,7 +167,8 @@ def _configure(folder: Path, base: Config) -> Config:
     own = json.dumps([str(one.absolute()) for one in base.pipelines.folders])
     path.write_text(
         f'[node]\nhost = "{_LOCAL}"\nport = {_port(11112)}\n\n'
-        f"[routing]\nquiet_s = {QUIET_S}\n\n[pipelines]\nfolders = {own}\n{_settings(base)}",
+        f"[routing]\nquiet_s = {QUIET_S}\n\n[pipelines]\nfolders = {own}\n"
+        f"{_settings(base)}{_profiles(base)}",
         encoding="utf-8",
     )
     return load(path)
@@ -180,6 +185,14 @@ def _settings(base: Config) -> str:
                 f"\n[[pipelines.settings.{name}]]\nwhere = {where}\nparameters = {{ {values} }}\n"
             )
     return "".join(tables)
+
+
+def _profiles(base: Config) -> str:
+    return "".join(
+        f"\n[evidence.profiles.{name}]\n"
+        + "".join(f"{key} = {json.dumps(v)}\n" for key, v in one.model_dump(mode="json").items())
+        for name, one in base.evidence.profiles.items()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +225,8 @@ def _port(wanted: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _route(index: Index, manifest: Manifest, port: int) -> None:
-    destination = Destination(name=PACS, host=_LOCAL, port=port, called_ae=PACS)
+def _route(index: Index, manifest: Manifest, port: int, profile: str) -> None:
+    destination = Destination(name=PACS, host=_LOCAL, port=port, called_ae=PACS, profile=profile)
     destinations.add(index, destination, actor="demo")
     modalities = sorted({m for demand in manifest.inputs.values() for m in demand.modality})
     rule = Rule(
@@ -276,7 +289,7 @@ def _wait(index: Index, uid: str, patience_s: float, on_step: Callable[[Step], N
             on_step(Step(what=f"running {done[0].pipeline}"))
         else:
             sent = sum(delivery.state is DeliveryState.SENT for delivery in owed)
-            on_step(Step(what="delivering SEG and SR", done=sent, total=len(owed)))
+            on_step(Step(what="delivering evidence", done=sent, total=len(owed)))
             if sent == len(owed):
                 return
         time.sleep(0.1)

@@ -8,7 +8,6 @@ import typer
 
 from node.cli.common import AsJson, actor, check_ae_title, opened, read_config
 from node.cli.output import form, row, show_list
-from node.errors import ConfigError
 from pipelines.evidence.profile import Profile
 from storage.model import Destination
 
@@ -69,7 +68,7 @@ def add(
     """
     from storage.index import destinations
 
-    _check_profile(ctx, profile)
+    read_config(ctx).evidence.profile(profile)
 
     for title in (called, calling):
         if title is not None:
@@ -104,7 +103,7 @@ def profile(
     """
     from storage.index import destinations
 
-    _check_profile(ctx, profile)
+    read_config(ctx).evidence.profile(profile)
     with opened(ctx) as index:
         destinations.set_profile(index, name, profile, actor=actor())
     print(f"Destination {name} has the profile {profile}.")
@@ -151,12 +150,3 @@ def echo(ctx: typer.Context, name: Name) -> None:
     with opened(ctx) as index:
         destination = destinations.get(index, name)
     ask(config, destination)
-
-
-def _check_profile(ctx: typer.Context, name: str) -> None:
-    known = read_config(ctx).evidence.known_profiles
-    if name not in known:
-        raise ConfigError(
-            f"There is no profile {name!r}; there is {', '.join(known)} (`osteonode destinations profiles`); add "
-            "your own under [evidence.profiles] in the configuration."
-        )

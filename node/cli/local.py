@@ -20,6 +20,7 @@ from node.header import read_header
 from node.selection import select
 from node.sites import site_parameters
 from pipelines.errors import InputError
+from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import Installation
 from pipelines.manifest import Manifest
 from pipelines.performing import Performed, PerformRequest, choose_device, perform
@@ -54,7 +55,13 @@ class FoundSeries:
 
 
 def run_on_folder(
-    config: Config, entry: PipelineEntry, path: Path, parameters: Parameters, device: str
+    config: Config,
+    entry: PipelineEntry,
+    path: Path,
+    parameters: Parameters,
+    *,
+    device: str,
+    profiles: Mapping[str, Profile],
 ) -> Performed:
     """Run a pipeline on the series under `path`, as the node would: same UIDs, same evidence.
 
@@ -89,6 +96,7 @@ def run_on_folder(
             uid_root=config.node.uid_root,
             software_version=version("osteonode"),
         ),
+        profiles=profiles,
     )
     return perform(loaded, request)
 
@@ -207,8 +215,12 @@ def write_results(performed: Performed, out: Path) -> tuple[Path, ...]:
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for evidence in performed.evidence:
-        file = out / f"{evidence.kind.lower()}.dcm"
+    kinds = [evidence.kind for evidence in performed.evidence]
+    for position, evidence in enumerate(performed.evidence):
+        kind = evidence.kind
+        # Images of a series, and forms that different profiles want.
+        number = f"-{kinds[:position].count(kind) + 1}" if kinds.count(kind) > 1 else ""
+        file = out / f"{kind.lower()}{number}.dcm"
         file.write_bytes(evidence.encoded)
         written.append(file)
     picture = out / "overlay.png"

@@ -11,6 +11,7 @@ import typer
 from node.cli import checking, training
 from node.cli.common import AsJson, make_folder, parse_parameters, read_config
 from node.cli.output import form, say, show_fields, show_json, show_list, show_rows
+from pipelines.evidence.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,9 +161,16 @@ def run(
     device: Annotated[
         str, typer.Option(help="cpu, cuda:0 ...; the first GPU when there is one.")
     ] = "",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            help="Which evidence is made: `osteonode destinations profiles` lists them. Repeat for more.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a pipeline on a folder, without a node: writes SEG, SR, an overlay picture and a table.
+    """Run a pipeline on a folder, without a node: writes its evidence, an overlay picture and a table.
 
     Inputs of one study are put together as the node does; one that is optional and not there is gone without.
     The UIDs are those the node would make of the same input. Exit code 6 when the pipeline refuses the series.
@@ -185,7 +193,14 @@ def run(
         # Of another version of the pipeline, perhaps: the two would mix.
         shutil.rmtree(path, ignore_errors=True)
         write_demo_study(entry, path)
-    performed = run_on_folder(config, entry, path, parse_parameters(parameter or ()), device)
+    performed = run_on_folder(
+        config,
+        entry,
+        path,
+        parse_parameters(parameter or ()),
+        device=device,
+        profiles={one: config.evidence.profile(one) for one in profile or [DEFAULT_PROFILE]},
+    )
     make_folder(out)
     files = write_results(performed, out)
     if as_json:

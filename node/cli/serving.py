@@ -48,6 +48,13 @@ def demo(
     pipeline: Annotated[
         str, typer.Option("--pipeline", metavar="NAME", help="The pipeline to run.")
     ] = "ct_skeleton",
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="What the PACS gets: generic, ohif, slicer, legacy, radiotherapy, or one of your own.",
+        ),
+    ] = "generic",
     out: Annotated[Path, typer.Option("--out", help="Folder for all that is written.")] = Path(
         "demo"
     ),
@@ -74,7 +81,9 @@ def demo(
                 shown.print(step.what, markup=False)
             progress.update(task, description=step.what, completed=step.done, total=step.total)
 
-        report = go_all_the_way(base, study=study, pipeline=pipeline, out=out, on_step=on_step)
+        report = go_all_the_way(
+            base, study=study, pipeline=pipeline, profile=profile, out=out, on_step=on_step
+        )
     _print_demo(report)
 
 
