@@ -54,7 +54,7 @@ _NOT_COMPOSITE = frozenset(
 )
 
 #: PS3.8 Table 9-21, (source, reason): why an association was rejected.
-_REJECTIONS = {
+REJECTIONS = {
     (1, 3): "calling AE title not recognized",
     (1, 7): "called AE title not recognized",
     (3, 2): "too many associations",
@@ -80,6 +80,11 @@ def transfer_syntaxes() -> frozenset[str]:
     """Every transfer syntax of the standard."""
     named = {uid for uid, (_, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"}
     return frozenset(named | {str(uid) for uid in ALL_TRANSFER_SYNTAXES})
+
+
+def accepted_sop_classes(config: Config) -> frozenset[str]:
+    """Every SOP Class that the listener accepts."""
+    return storage_sop_classes() | {VERIFICATION, *config.receive.private_sop_classes}
 
 
 @dataclass(slots=True)
@@ -113,9 +118,9 @@ class Scp:
         self._archive = archive
         self._index = index
         self._on_news = on_news
-        self._accepted = storage_sop_classes() | set(config.receive.private_sop_classes)
+        self._accepted = accepted_sop_classes(config)
         self._tallies: dict[Association, _Tally] = {}
-        self._ae = _make_ae(config)
+        self._ae = make_ae(config)
         self._server: StoreServer | None = None
 
     def start(self) -> None:
@@ -180,7 +185,7 @@ class Scp:
         wanted: dict[str, list[str]] = {}
         for context in _request(event.assoc).presentation_context_definition_list:
             uid = str(context.abstract_syntax)
-            if uid in self._accepted or uid == VERIFICATION:
+            if uid in self._accepted:
                 known = [
                     ts for ts in map(str, context.transfer_syntax) if ts in transfer_syntaxes()
                 ]
@@ -273,7 +278,8 @@ def _request(assoc: Association) -> A_ASSOCIATE:
     return cast(A_ASSOCIATE, assoc.requestor.primitive)
 
 
-def _make_ae(config: Config) -> AE:
+def make_ae(config: Config) -> AE:
+    """The listener's settings, as pynetdicom holds them."""
     ae = AE(config.node.ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -308,7 +314,7 @@ def _summarise(assoc: Association, tally: _Tally) -> list[Event]:
         )
 
     if assoc.is_rejected or tally.rejection:
-        reason = _REJECTIONS.get(tally.rejection or (0, 0), f"rejected {tally.rejection}")
+        reason = REJECTIONS.get(tally.rejection or (0, 0), f"rejected {tally.rejection}")
         return [line("association-rejected", "failure", ended="rejected", reason=reason)]
     studies: dict[str | None, Counter[str]] = {}
     for (study, status, outcome), count in tally.counts.items():

@@ -41,7 +41,8 @@ _CONVERTIBLE = frozenset(
 _SLOWEST = 125_000
 #: PS3.8 9.3.2.2: presentation context IDs are odd and one byte.
 _MAX_CONTEXTS = 128
-_MAX_PDU = 131072
+#: Largest PDU we announce, in bytes.
+MAX_PDU = 131072
 
 _log = structlog.get_logger(__name__)
 
@@ -114,8 +115,11 @@ def describe(status: int) -> str:
     """A DIMSE status of C-STORE as people read it."""
     names = {
         0x0000: "Success",
+        0x0001: "Warning: Requested optional Attributes are not supported",
+        0x0107: "Warning: Attribute list error",
         0x0110: "Processing failure",
         0x0111: "Duplicate SOP Instance: the peer has it already",
+        0x0116: "Warning: Attribute value out of range",
         0x0117: "Invalid SOP Instance",
         0x0122: "Refused: SOP Class not supported",
         0x0124: "Refused: Not authorized",
@@ -129,7 +133,8 @@ def describe(status: int) -> str:
         0xA9: "Error: Data Set does not match SOP Class",
         0xC0: "Error: Cannot understand",
     }
-    name = names.get(status) or ranges.get(0xC0 if status >> 12 == 0xC else status >> 8, "Failure")
+    other = "Warning" if status >> 12 == 0xB else "Failure"
+    name = names.get(status) or ranges.get(0xC0 if status >> 12 == 0xC else status >> 8, other)
     return f"0x{status:04X} {name}"
 
 
@@ -142,7 +147,7 @@ def echo(destination: Destination, *, calling_ae: str, timeout_s: float) -> floa
         When it cannot be reached, rejects us, or does not answer with success.
     """
     began = time.monotonic()
-    with _associate(destination, [build_context(VERIFICATION)], calling_ae, timeout_s) as assoc:
+    with _associate(destination, [verification_context()], calling_ae, timeout_s) as assoc:
         if not assoc.accepted_contexts:
             raise DeliveryError(f"{_who(destination)} does not accept C-ECHO.")
         status = assoc.send_c_echo().get("Status")
@@ -175,7 +180,9 @@ def send_each(
     for batch in _batches(items):
         done = 0
         try:
-            with _associate(destination, _contexts(batch), calling_ae, timeout_s) as assoc:
+            with _associate(
+                destination, presentation_contexts(batch), calling_ae, timeout_s
+            ) as assoc:
                 for item in batch:
                     yield _send_one(assoc, item, destination, timeout_s)
                     done += 1
@@ -259,7 +266,7 @@ def _associate(
         destination.port,
         contexts=contexts,
         ae_title=destination.called_ae,
-        max_pdu=_MAX_PDU,
+        max_pdu=MAX_PDU,
         evt_handlers=[(evt.EVT_CONN_OPEN, _set_up, [connected, timeout_s])],
     )
     if not assoc.is_established:
@@ -312,7 +319,12 @@ def _batches(items: Iterable[SendItem]) -> Iterator[list[SendItem]]:
         yield batch
 
 
-def _contexts(items: Sequence[SendItem]) -> list[PresentationContext]:
+def verification_context() -> PresentationContext:
+    """What is proposed for a C-ECHO."""
+    return build_context(VERIFICATION)
+
+
+def presentation_contexts(items: Sequence[SendItem]) -> list[PresentationContext]:
     """One per SOP Class and transfer syntax of the batch, and Implicit VR where we can encode it."""
     pairs: dict[tuple[str, str], None] = {}
     for item in items:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from pydicom.uid import UID
 from typer.main import get_command
 
-from node import config, part10
+from node import config
 from node.cli import app
-from node.scu import Outcome, classify
+from node.conformance.markdown import write_markdown
+from node.conformance.statement import read_statement
+from pipelines.registry import find_pipelines
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -86,55 +87,7 @@ def test_settings_named_in_pages_exist() -> None:
         assert set(named) <= settings, page.name
 
 
-def test_the_conformance_statement_names_real_uids() -> None:
-    rows = re.findall(
-        r"^\| ([^|]+) \| (1\.2\.840[\d.]+) \|", _read("docs/conformance.md"), re.MULTILINE
-    )
-    assert len(rows) >= 3
-    for name, uid in rows:
-        if name == "application context":
-            assert UID(uid).name == "DICOM Application Context Name"
-        else:
-            assert UID(uid).name in (name, f"{name} SOP Class")
-
-
-def test_defaults_in_the_conformance_statement_are_the_code() -> None:
-    text = _read("docs/conformance.md")
-    defaults = config.Config()
-    assert f"`[receive] max_pdu`, {defaults.receive.max_pdu} bytes" in text
-    assert f"`[receive] max_associations`, {defaults.receive.max_associations};" in text
-    assert f"`[receive] idle_timeout_s`, {defaults.receive.idle_timeout_s:g} s" in text
-    assert f"`[delivery] timeout_s`, {defaults.delivery.timeout_s:g} s" in text
-    assert f"`{defaults.node.ae_title}` unless configured" in text
-    assert f"TCP port {defaults.node.port}" in text
-
-
-def test_who_we_say_we_are_in_the_conformance_statement() -> None:
-    text = _read("docs/conformance.md")
-    assert f"`{part10.IMPLEMENTATION_CLASS_UID}`" in text
-    assert f"`{part10.IMPLEMENTATION_VERSION_NAME}`" in text
-
-
-@pytest.mark.parametrize(
-    ("then", "outcome"),
-    [
-        ("the delivery is SENT", Outcome.DELIVERED),
-        ("tried again", Outcome.RETRY),
-        ("the delivery is FAILED", Outcome.PERMANENT),
-    ],
-)
-def test_statuses_in_the_conformance_statement_are_the_code(then: str, outcome: Outcome) -> None:
-    """Both ends of every range, and each status said; what no row names is refused."""
-    section = (
-        _read("docs/conformance.md").partition("## Storage SCU: what")[2].partition("\n## ")[0]
-    )
-    rows = [line.split("|") for line in section.splitlines() if line.startswith("| 0x")]
-    said = {
-        row[3].strip(): [int(s, 16) for s in re.findall(r"0x[0-9A-F]{4}", row[1])] for row in rows
-    }
-    named = {status for statuses in said.values() for status in statuses}
-    examples = said.get(then, [0xA900, 0xC000, 0xCFFF, 0x0122, 0x0124, 0x0117])
-    assert examples
-    for status in examples:
-        assert (status in named) == (then in said)
-        assert classify(status) is outcome, f"0x{status:04X}"
+def test_the_conformance_statement_is_what_the_default_node_prints() -> None:
+    """`osteonode conformance --output docs/conformance.md`, without a configuration, brings it up to date."""
+    statement = read_statement(config.Config(), find_pipelines())
+    assert _read("docs/conformance.md") == write_markdown(statement)

@@ -17,6 +17,7 @@ import typer
 from node.cli import (
     audit,
     config,
+    conformance,
     db,
     deliveries,
     destinations,
@@ -47,6 +48,7 @@ app.command("serve")(serving.serve)
 app.command("demo")(serving.demo)
 app.command("send")(network.send)
 app.command("echo")(network.echo)
+app.command("conformance")(conformance.conformance)
 for group in (
     studies,
     workitems,

@@ -82,9 +82,14 @@ def show_list(rows: Sequence[Row], columns: Sequence[str], *, as_form: Form, emp
             print(empty)
 
 
+def to_json(value: object) -> str:
+    """One value as JSON."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False)
+
+
 def show_json(value: object) -> None:
     """Write one value as JSON."""
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    print(to_json(value))
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> Table:

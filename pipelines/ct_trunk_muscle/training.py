@@ -16,7 +16,7 @@ import highdicom as hd
 import numpy as np
 from torch import nn
 
-from pipelines.ct_trunk_muscle.anatomy import NUMBERS, UNKNOWN
+from pipelines.ct_trunk_muscle.anatomy import NUMBERS
 from pipelines.ct_trunk_muscle.networks import Part, TrunkNetworks, load_networks
 from pipelines.ct_trunk_muscle.phantoms import (
     BEYOND_GROUP,
@@ -40,7 +40,7 @@ from pipelines.errors import TrainingError
 from pipelines.inference import Network
 from pipelines.inference.grid import put_back
 from pipelines.qct_femur.grids import resample
-from pipelines.training.case import Case
+from pipelines.training.case import UNKNOWN, Case
 from pipelines.training.recipe import Draw, Loss, Recipe, Sample, Widths
 
 _FOLDER = Path(__file__).resolve().parent
@@ -82,11 +82,18 @@ def describe_phantoms(folder: Path | None) -> str:
 
 
 def judged(case: Case) -> Case:
-    """Return a study with its muscles as they are: bodies and what is unknown are not judged."""
-    known = case.labels.array <= max(NUMBERS.values())
-    return replace(
-        case, labels=case.labels.with_array(np.where(known, case.labels.array, np.uint8(0)))
+    """Return a study with its muscles alone; slices without any label were not labelled, and are not judged.
+
+    So in training too (`own_crop`). Bodies are helpers: where they lie there is no muscle.
+    """
+    labels = case.labels.to_patient_orientation(UPRIGHT)
+    muscles = np.where(labels.array <= max(NUMBERS.values()), labels.array, np.uint8(0))
+    muscles[labels.array == UNKNOWN] = UNKNOWN
+    muscles[~labels.array.any(axis=(1, 2))] = UNKNOWN
+    back = labels.with_array(muscles).to_patient_orientation(
+        case.labels.get_closest_patient_orientation()
     )
+    return replace(case, labels=case.labels.with_array(np.ascontiguousarray(back.array)))
 
 
 def segment(network: nn.Module, image: hd.Volume, variant: str) -> hd.Volume:

@@ -33,13 +33,13 @@ from pipelines.qct_femur.segmenting import (
     middle_of,
     normalise,
 )
-from pipelines.training.case import Case
+from pipelines.training.case import UNKNOWN, Case
 from pipelines.training.recipe import Draw, Loss, Recipe, Sample, Widths
 
 #: Sides of a sample, voxels: 96 mm finely, 256 mm coarsely.
 SAMPLE = 64
-#: Value of a label that is not known, and of a truth that is not judged.
-UNKNOWN, UNJUDGED = 255, -1.0
+#: Value of a truth that is not judged.
+UNJUDGED = -1.0
 #: Voxels added to both parts of a Dice coefficient: a sample without a femur has one too.
 _SMOOTH = 50.0
 
@@ -135,8 +135,16 @@ def _crop_anywhere(case: Case, rng: np.random.Generator) -> Case:
 
 
 def judged(case: Case) -> Case:
-    """Return a study whose labels are cut to the proximal femora, as the pipeline reports them."""
-    return replace(case, labels=cut_proximal(case.labels))
+    """Return a study whose labels are cut to the proximal femora, as the pipeline reports them.
+
+    A labelled femur in which no head is found stays as it was labelled: it is looked for, and missed if it is not
+    found. To leave it out would turn what is hard into what is not there.
+    """
+    whole, cut = case.labels.array, cut_proximal(case.labels).array.copy()
+    for number in (1, 2):
+        if not (cut == number).any():
+            cut[(whole == number) & (cut == 0)] = number
+    return replace(case, labels=case.labels.with_array(cut))
 
 
 def prepare(case: Case, rng: np.random.Generator) -> Sample:

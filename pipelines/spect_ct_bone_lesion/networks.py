@@ -8,6 +8,7 @@ from enum import StrEnum
 import torch
 from torch import nn
 
+from pipelines.inference import Engine, compile_network
 from pipelines.networks.mtunet import MTUNet
 
 #: Logits of each network: background, metastasis, benign lesion.
@@ -24,6 +25,10 @@ class Inputs(StrEnum):
     SPECT = "spect"
     CT = "ct"
     BOTH = "spect_ct"
+
+
+#: Channels that each network sees.
+_CHANNELS = {Inputs.SPECT: 1, Inputs.CT: 1, Inputs.BOTH: 2}
 
 
 class LesionNetworks(nn.Module):
@@ -79,6 +84,38 @@ class LesionNetworks(nn.Module):
         whole[:, _FOLDED:] = learned[stem]
         self.spect_ct.load_state_dict(learned | {stem: whole})
         self.transferred.fill_(1)
+
+
+class Engines:
+    """The networks on their device, each compiled when images first need it, and then kept.
+
+    Parameters
+    ----------
+    networks
+        In eval mode.
+    device
+        torch device, e.g. `cpu` or `cuda:0`.
+    """
+
+    def __init__(self, networks: LesionNetworks, device: str) -> None:
+        self._networks, self._device = networks, device
+        self._compiled: dict[Inputs, Engine] = {}
+
+    @property
+    def ready(self) -> tuple[Inputs, ...]:
+        """Those that are compiled, in the order in which they were needed."""
+        return tuple(self._compiled)
+
+    def of(self, inputs: Inputs) -> Engine:
+        """Return the network of a set of inputs, ready to run."""
+        if inputs not in self._compiled:
+            channels = _CHANNELS[inputs]
+            self._compiled[inputs] = compile_network(
+                self._networks.of(inputs),
+                self._device,
+                ((1, channels, 64, 128), (2, channels, 128, 64)),
+            )
+        return self._compiled[inputs]
 
 
 def schedule(network: nn.Module, done: float) -> None:

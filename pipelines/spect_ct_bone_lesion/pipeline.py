@@ -9,12 +9,11 @@ from pathlib import Path
 import safetensors.torch
 
 from pipelines.errors import Refused, WeightsError
-from pipelines.inference import Engine, compile_network
 from pipelines.manifest import Manifest
 from pipelines.result import AnalysisResult, LoadContext, Notice, Segment, SourceSeries
 from pipelines.spect_ct_bone_lesion.grids import AIR_HU, onto, overlap_share
 from pipelines.spect_ct_bone_lesion.measuring import Signals, measure, state_class
-from pipelines.spect_ct_bone_lesion.networks import Inputs, LesionNetworks
+from pipelines.spect_ct_bone_lesion.networks import Engines, Inputs, LesionNetworks
 from pipelines.spect_ct_bone_lesion.segmenting import Images, Lesions, find_lesions
 from pipelines.spect_ct_bone_lesion.uptake import suv_factor
 from storage.model import Parameters
@@ -25,33 +24,24 @@ _FEWEST_SLICES = 10
 _WIDEST_SPACING_MM = 10.0
 #: Less than this of a SPECT within its CT is another examination.
 _SMALLEST_OVERLAP = 0.25
-_CHANNELS = {Inputs.SPECT: 1, Inputs.CT: 1, Inputs.BOTH: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionModel:
     """What `load` makes and `run` needs."""
 
-    networks: Mapping[Inputs, Engine]
+    engines: Engines
     manifest: Manifest
 
 
 def load(context: LoadContext) -> LesionModel:
-    """Build the networks and put their weights on the device."""
+    """Read the weights; each network is compiled when the first study needs it."""
     if context.weights is None:
         raise WeightsError(
             "The pipeline spect_ct_bone_lesion needs weights; name them in its manifest."
         )
-    networks = load_networks(context.weights)
     return LesionModel(
-        networks={
-            inputs: compile_network(
-                networks.of(inputs),
-                context.device,
-                ((1, _CHANNELS[inputs], 64, 128), (2, _CHANNELS[inputs], 128, 64)),
-            )
-            for inputs in Inputs
-        },
+        engines=Engines(load_networks(context.weights), context.device),
         manifest=context.manifest,
     )
 
@@ -90,7 +80,7 @@ def run(
     spect, ct = inputs.get(SPECT), inputs.get(CT)
     images = Images(spect=spect.volume if spect else None, ct=ct.volume if ct else None)
     given = Inputs.BOTH if spect and ct else Inputs.SPECT if spect else Inputs.CT
-    found = find_lesions(model.networks[given], images)
+    found = find_lesions(model.engines.of(given), images)
     signals = _signals(images, suv_factor(spect.datasets[0]) if spect else None)
     measurements, normal = measure(found, signals)
     notices = _notices(given, signals, normal, found)

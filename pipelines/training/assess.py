@@ -11,7 +11,7 @@ import highdicom as hd
 from torch import nn
 
 from pipelines.errors import Refused
-from pipelines.training.case import Case, Found
+from pipelines.training.case import UNKNOWN, Case, Found
 from pipelines.training.figures import Record, Summary
 from pipelines.training.metrics import compare, summarise
 from pipelines.training.rating import Rating, rate_lesions
@@ -131,6 +131,7 @@ def assess(
 def _records(
     case: Case, variant: str, found: hd.Volume, structures: Mapping[int, str]
 ) -> Iterator[Record]:
+    known = case.labels.array != UNKNOWN
     for value, structure in structures.items():
         ours, real = (volume.with_array(volume.array == value) for volume in (found, case.labels))
         yield Record(
@@ -138,7 +139,7 @@ def _records(
             group=case.group,
             variant=variant,
             structure=structure,
-            figures=compare(ours, real),
+            figures=compare(ours, real, known),
         )
 
 

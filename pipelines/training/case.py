@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 import highdicom as hd
 
+#: A label that nobody gave: what is found there is neither right nor wrong.
+UNKNOWN = 255
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -17,7 +20,7 @@ class Case:
     image
         Modality values (CT: HU), axes (slice, row, column), affine LPS in mm.
     labels
-        uint8 segment numbers of the pipeline's manifest, 0 background, on the same grid.
+        uint8 segment numbers of the pipeline's manifest, 0 background, `UNKNOWN` where nobody knows, on the same grid.
     group
         Figures are also given by group where there are groups, e.g. `female`, `male`.
     partners

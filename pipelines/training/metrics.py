@@ -17,7 +17,7 @@ _SHARES = ("dice", "iou", "sensitivity", "specificity", "precision", "accuracy")
 _DISTANCES = ("surface_mm", "hausdorff95_mm")
 
 
-def compare(found: Volume, truth: Volume) -> Figures:
+def compare(found: Volume, truth: Volume, known: Mask | None = None) -> Figures:
     """Compare a segmentation with the truth.
 
     Parameters
@@ -25,17 +25,21 @@ def compare(found: Volume, truth: Volume) -> Figures:
     found, truth
         uint8 or bool, nonzero in the structure, axes (slice, row, column), spacing in mm, on the
         same grid.
+    known
+        Of the same shape: where there is a truth; voxels elsewhere count for nothing. None: everywhere.
 
     Returns
     -------
     Figures
         Two empty masks agree perfectly; distances are NaN if one of them is empty.
     """
-    ours, real = found.array > 0, truth.array > 0
+    known = np.ones(truth.array.shape, bool) if known is None else known
+    ours, real = (found.array > 0) & known, (truth.array > 0) & known
     hit = int((ours & real).sum())
     wrong, missed = int(ours.sum()) - hit, int(real.sum()) - hit
-    rejected = ours.size - hit - wrong - missed
-    distances = _surface_distances(ours, real, found.spacing)
+    judged = int(np.count_nonzero(known))
+    rejected = judged - hit - wrong - missed
+    distances = _surface_distances(ours, real, known, found.spacing)
     millilitre = found.voxel_volume / 1000
     return Figures(
         dice=_share(2 * hit, 2 * hit + wrong + missed),
@@ -43,7 +47,7 @@ def compare(found: Volume, truth: Volume) -> Figures:
         sensitivity=_share(hit, hit + missed),
         specificity=_share(rejected, rejected + wrong),
         precision=_share(hit, hit + wrong),
-        accuracy=_share(hit + rejected, ours.size),
+        accuracy=_share(hit + rejected, judged),
         surface_mm=float(distances.mean()) if distances.size else float("nan"),
         hausdorff95_mm=float(np.percentile(distances, 95)) if distances.size else float("nan"),
         volume_ml=(hit + wrong) * millilitre,
@@ -105,13 +109,18 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 1.0
 
 
-def _surface_distances(ours: Mask, real: Mask, spacing: Sequence[float]) -> NDArray[np.floating]:
-    """Return the distance of each surface voxel of one mask to the other's surface, both ways."""
+def _surface_distances(
+    ours: Mask, real: Mask, known: Mask, spacing: Sequence[float]
+) -> NDArray[np.floating]:
+    """Return the distance of each surface voxel of one mask to the other's surface, both ways.
+
+    What a mask has on its other side where nobody knows is no surface.
+    """
     if not ours.any() or not real.any():
         return np.empty(0)
     window = ndimage.find_objects((ours | real).astype(np.uint8))[0]
-    ours, real = ours[window], real[window]
-    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (ours, real)]
+    ours, real, unknown = ours[window], real[window], ~known[window]
+    surfaces = [mask & ~ndimage.binary_erosion(mask | unknown) for mask in (ours, real)]
     return np.concatenate(
         [
             ndimage.distance_transform_edt(~there, sampling=spacing)[here]

@@ -16,6 +16,7 @@ from pipelines.evidence.overlay import overlay_picture
 from pipelines.manifest import Manifest, SegmentSpec, read_manifest
 from pipelines.result import AnalysisResult, Segment, SourceSeries
 from pipelines.training.assess import Worst
+from pipelines.training.case import UNKNOWN
 from pipelines.training.checkpoint import disk_error
 from pipelines.training.figures import Figures, Record
 from pipelines.training.metrics import volume_agreement
@@ -139,12 +140,13 @@ def _draw_worst(worst: Worst, manifest: Manifest, path: Path) -> None:
 
 
 def _agreement_of(found: hd.Volume, truth: hd.Volume) -> hd.Volume:
-    """uint8: 1 found and true, 2 missed or another structure, 3 found and not true."""
+    """uint8: 1 found and true, 2 missed or another structure, 3 found and not true; nothing where nobody knows."""
     ours, real = found.array, truth.array
     agreement = np.zeros(ours.shape, np.uint8)
     agreement[(ours > 0) & (real == 0)] = 3
     agreement[(real > 0) & (ours != real)] = 2
     agreement[(real > 0) & (ours == real)] = 1
+    agreement[real == UNKNOWN] = 0
     return found.with_array(agreement)
 
 

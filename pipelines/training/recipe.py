@@ -59,7 +59,7 @@ class Recipe:
         A random training crop of a whole labelled study, on the network's grid.
     judged
         From a study of own data to what of its labels is compared with, where the pipeline reports less than was
-        labelled; phantom studies come so.
+        labelled, or where not everything was labelled (`UNKNOWN`); phantom studies come so.
     prepare
         From a crop to a sample: preprocessing and augmentation.
     segment
@@ -69,8 +69,9 @@ class Recipe:
     rated
         Labels of positive and of negative lesions, whose areas under ROC curves are compared between variants (DeLong).
     schedule
-        Called before each step with the network and the share of the run that is done: for training in stages. Also
-        with the averaged network. What it does once must be kept by the network's state, for a run may be resumed.
+        Called before each step with the network and the share of the run that is done: where parts of one network
+        begin one after another *on the same crops*, which are rendered once for all. Also with the averaged network.
+        What it does once must be kept by the network's state, for a run may be resumed.
     variants
         Ways to run the pipeline that are evaluated side by side.
     structures
@@ -87,8 +88,9 @@ class Recipe:
     pool
         Crops that a rendering process keeps to serve in random order; bounds its memory.
     stages
-        Where networks are trained one after the other: name -> from the weights of those before (`--init`, None: none)
-        to the recipe of this one. In their order.
+        Where networks are trained one after the other, in runs of their own, because a later one's *crops* need an
+        earlier one whole (a teacher labels them), or are others: name -> from the weights of those before (`--init`,
+        None: none) to the recipe of this one. In their order.
     stage
         Of which stage this recipe is; empty where there are none.
     """

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from dicomgen import Geometry, make_instance, make_series, make_uid, save, save_all
@@ -22,10 +23,18 @@ from nodes import free_port, wait_for
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, build_role
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
+from pynetdicom.pdu_primitives import (
+    AsynchronousOperationsWindowNegotiation,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
+)
 
 from migrations.commands import upgrade
 from node.config import Config
@@ -238,6 +247,34 @@ def test_the_syntax_proposed_first_is_taken(start: Start) -> None:
         assoc = ae.associate("127.0.0.1", listener.port, contexts=[context], ae_title="OSTEONODE")
         assert assoc.accepted_contexts[0].transfer_syntax == [syntaxes[0]]
         assoc.release()
+
+
+def test_extended_negotiation_is_not_answered(start: Start) -> None:
+    """As the conformance statement says (7.3, 8): the association is accepted, and the defaults hold."""
+    listener = start()
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 5
+    extended = SOPClassExtendedNegotiation()
+    extended.sop_class_uid, extended.service_class_application_information = CT, b"\x02"
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type, identity.primary_field = 1, b"nobody"
+    identity.positive_response_requested = True
+    ae = AE("MODALITY")
+    ae.add_requested_context(CT)
+    assoc = ae.associate(
+        "127.0.0.1",
+        listener.port,
+        ae_title="OSTEONODE",
+        ext_neg=[window, extended, identity, build_role(CT, scu_role=True, scp_role=True)],
+    )
+    assert assoc.is_established
+    answered = {type(item) for item in cast(Any, assoc.acceptor.primitive).user_information}
+    assert answered == {
+        MaximumLengthNotification,
+        ImplementationClassUIDNotification,
+        ImplementationVersionNameNotification,
+    }
+    assoc.release()
 
 
 def test_a_private_class_is_accepted_when_configured(start: Start, tmp_path: Path) -> None:

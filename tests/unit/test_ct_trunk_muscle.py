@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trunks
 from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
 from volumes import make_request
 
 from pipelines.ct_trunk_muscle.anatomy import BODIES, LEVEL_CODES, LEVELS, NUMBERS
@@ -270,3 +271,17 @@ def _sites_of_areas(item: Dataset) -> Iterator[str]:
                 yield str(child.ConceptCodeSequence[0].CodeValue)
     for child in children:
         yield from _sites_of_areas(child)
+
+
+def test_muscles_are_coded_by_the_standard_where_it_has_codes() -> None:
+    """PS3.16 CID 3031 has the muscles that have no SNOMED CT code there; psoas major is in neither."""
+    types = {segment.type for segment in trunks.MANIFEST.segments}
+    listed = {spec.meaning for spec in types if spec.scheme == "MDC"}
+    assert len(listed) == 5
+    for spec in types:
+        if spec.scheme == "MDC":
+            (concept,) = (
+                code for code in codes.cid3031.concepts.values() if code == spec.to_code()
+            )
+            assert concept.meaning == spec.meaning
+    assert [spec.meaning for spec in types if spec.scheme == "FMA"] == ["Psoas major"]

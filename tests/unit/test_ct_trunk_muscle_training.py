@@ -38,7 +38,8 @@ from pipelines.ct_trunk_muscle.truth import dense, sparse, truth_of, vertebral_b
 from pipelines.errors import TrainingError, WeightsError
 from pipelines.inference import engine_of
 from pipelines.networks.plain_unet import PlainUNet, stride_of
-from pipelines.training.case import Case
+from pipelines.training.assess import assess, summaries_of
+from pipelines.training.case import Case, Found
 from pipelines.training.export import export_weights
 from pipelines.training.phantoms.patient import draw_patient
 from pipelines.training.phantoms.procedural import procedural_body
@@ -377,8 +378,45 @@ def test_each_stage_draws_what_its_network_takes(stage: str) -> None:
 
 
 def test_bodies_are_helpers_that_nobody_is_judged_by() -> None:
-    labels = np.array([[[0, 1, BODIES["L3"], UNKNOWN]]], np.uint8)
-    image = hd.Volume(array=labels.astype(np.int16), affine=np.eye(4), coordinate_system="PATIENT")
-    case = Case(name="one", image=image, labels=image.with_array(labels))
-    assert training.judged(case).labels.array.ravel().tolist() == [0, 1, 0, 0]
+    case = _study(np.array([[[0, 1, BODIES["L3"], UNKNOWN]]], np.uint8))
+    assert training.judged(case).labels.array.ravel().tolist() == [0, 1, 0, UNKNOWN]
     assert set(RECIPE.structures) == set(NUMBERS.values())
+
+
+def _study(labels: np.ndarray) -> Case:
+    """Labels on a grid from foot to head, and an image of nothing."""
+    affine = np.eye(4)[[2, 1, 0, 3]]
+    image = hd.Volume(
+        array=np.zeros(labels.shape, np.int16), affine=affine, coordinate_system="PATIENT"
+    )
+    return Case(name="one", image=image, labels=image.with_array(labels))
+
+
+@pytest.mark.parametrize("orientation", ["HPL", "FPL", "LHP"])
+def test_slices_that_nobody_labelled_are_not_judged(orientation: str) -> None:
+    """Labels in every third slice: what is found between them is neither right nor wrong."""
+    truth = np.zeros((7, 8, 8), np.uint8)
+    truth[::3, 2:6, 2:6] = NUMBERS["psoas_major_left"]
+    case = _study(truth)
+    turned = replace(
+        case,
+        image=case.image.to_patient_orientation(orientation),
+        labels=case.labels.to_patient_orientation(orientation),
+    )
+    judged = training.judged(turned)
+    assert judged.labels.geometry_equal(turned.labels)
+    everywhere = np.zeros_like(truth)
+    everywhere[:, 2:6, 2:6] = NUMBERS["psoas_major_left"]
+    found = case.labels.with_array(everywhere).to_patient_orientation(orientation)
+    methods = {"dense": lambda case: Found(labels=found)}
+    name = "psoas major left"
+    structures = {NUMBERS["psoas_major_left"]: name}
+    figures = summaries_of(assess(methods, [judged], structures).records)[name].figures
+    assert figures["dice"].mean == figures["precision"].mean == figures["specificity"].mean == 1
+    # A wrong place within a labelled slice still costs.
+    spoilt = found.array.copy()
+    spoilt[judged.labels.array == 0] = NUMBERS["psoas_major_left"]
+    methods = {"dense": lambda case: Found(labels=found.with_array(spoilt))}
+    assert (
+        summaries_of(assess(methods, [judged], structures).records)[name].figures["dice"].mean < 1
+    )

@@ -19,12 +19,12 @@ from pipelines.qct_femur.training import (
     RECIPE,
     SAMPLE,
     UNJUDGED,
-    UNKNOWN,
     crop,
     dice_and_cross_entropy,
     prepare,
 )
-from pipelines.training.case import Case
+from pipelines.training.assess import ALL_STRUCTURES, assess, summaries_of
+from pipelines.training.case import UNKNOWN, Case, Found
 from pipelines.training.phantoms.calibration import RODS_MG
 from pipelines.training.phantoms.patient import Implant, ImplantKind, draw_patient
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
@@ -180,6 +180,27 @@ def test_a_study_without_a_femur_shows_what_is_none(phantom: Phantom) -> None:
     image, truth = prepare(made, np.random.default_rng(0))
     assert image.shape == truth.shape == (1, SAMPLE, SAMPLE, SAMPLE)
     assert not truth.any()
+
+
+def test_a_femur_that_is_labelled_is_missed_where_it_is_not_found(phantom: Phantom) -> None:
+    """Also one in whose label no head is found: what is hard is not what is not there."""
+    labels = whole_femora(phantom).array.copy()
+    heights = np.flatnonzero((labels == 1).any(axis=(1, 2)))
+    z = phantom.image.affine[2, 0] * heights
+    # Of the left femur the shaft alone is labelled.
+    labels[heights[z > np.quantile(z, 0.4)]] *= labels[heights[z > np.quantile(z, 0.4)]] != 1
+    shaft = phantom.image.with_array((labels == 1).astype(np.uint8))
+    assert fit_head(shaft) is None
+    case = RECIPE.judged(
+        Case(name="own", image=phantom.image, labels=phantom.image.with_array(labels))
+    )
+    np.testing.assert_array_equal(case.labels.array == 1, shaft.array > 0)
+    nothing = phantom.image.with_array(np.zeros(labels.shape, np.uint8))
+    found = assess({"none": lambda case: Found(labels=nothing)}, [case], RECIPE.structures)
+    for name, summary in summaries_of(found.records).items():
+        sides = 2 if name == ALL_STRUCTURES else 1
+        assert (summary.present, summary.missed, summary.absent) == (sides, sides, 0)
+        assert summary.figures["dice"].mean == summary.figures["sensitivity"].mean == 0
 
 
 def test_own_labels_of_whole_femora_are_judged_by_their_proximal_part(phantom: Phantom) -> None:

@@ -19,12 +19,11 @@ from torch import nn
 from pipelines.errors import Refused, WeightsError
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.request import EvidenceRequest, check_result
-from pipelines.inference.engine import engine_of
 from pipelines.manifest import read_manifest
 from pipelines.result import AnalysisResult, SourceSeries
 from pipelines.series import read_series
 from pipelines.spect_ct_bone_lesion import grids
-from pipelines.spect_ct_bone_lesion.networks import Inputs, LesionNetworks
+from pipelines.spect_ct_bone_lesion.networks import Engines, Inputs, LesionNetworks
 from pipelines.spect_ct_bone_lesion.pipeline import LesionModel, load_networks, run
 from pipelines.spect_ct_bone_lesion.preprocessing import normalise_spect, typical_counts
 from pipelines.spect_ct_bone_lesion.training import crop
@@ -123,9 +122,9 @@ def sources(tmp_path: Path) -> dict[str, SourceSeries]:
 
 @pytest.fixture(scope="module")
 def model() -> LesionModel:
-    return LesionModel(
-        networks={inputs: engine_of(Reader(inputs)) for inputs in Inputs}, manifest=MANIFEST
-    )
+    networks = LesionNetworks((4, 4, 4, 4))
+    networks.spect, networks.ct, networks.spect_ct = (Reader(inputs) for inputs in Inputs)  # type: ignore[assignment]
+    return LesionModel(engines=Engines(networks, "cpu"), manifest=MANIFEST)
 
 
 def _said(result: AnalysisResult, number: int | None) -> dict[str, float]:
@@ -411,6 +410,21 @@ def test_a_partner_comes_onto_the_grid_by_geometry() -> None:
         dense = np.argwhere(moved.array > 800)
         centre = grid.map_indices_to_reference(dense.astype(float)).mean(axis=0)
         assert np.linalg.norm(centre - ARTHROSIS) < 1.0
+
+
+def test_a_network_is_compiled_when_it_is_needed_and_once(
+    sources: dict[str, SourceSeries],
+) -> None:
+    engines = Engines(LesionNetworks((4, 4, 4, 4)).eval(), "cpu")
+    fresh = LesionModel(engines=engines, manifest=MANIFEST)
+    assert engines.ready == ()
+    run(fresh, {"ct": sources["ct"]}, {})
+    assert engines.ready == (Inputs.CT,)
+    first = engines.of(Inputs.CT)
+    run(fresh, {"ct": sources["ct"]}, {})
+    assert engines.of(Inputs.CT) is first
+    run(fresh, sources, {})
+    assert engines.ready == (Inputs.CT, Inputs.BOTH)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

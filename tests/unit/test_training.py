@@ -204,6 +204,25 @@ def test_figures_of_a_known_overlap() -> None:
     assert 0 < figures.surface_mm < 2.0
 
 
+def test_what_nobody_labelled_counts_for_nothing() -> None:
+    """Every fifth slice labelled: the same figures as of these slices alone, whatever lies between them."""
+    truth, found = _box(5, 15), _box(7, 17)
+    known = np.zeros(truth.array.shape, bool)
+    known[::5] = True
+    anything = found.with_array(np.where(known, found.array, 1).astype(found.array.dtype))
+    sparse = compare(anything, truth, known)
+    alone = compare(
+        *(volume.with_array(np.where(known, volume.array, 0)) for volume in (found, truth))
+    )
+    shares = ("dice", "iou", "sensitivity", "precision", "volume_ml", "true_volume_ml")
+    assert [getattr(sparse, name) for name in shares] == [getattr(alone, name) for name in shares]
+    ours, real = found.array[known] > 0, truth.array[known] > 0
+    assert sparse.specificity == pytest.approx((~ours & ~real).sum() / (~real).sum())
+    # The faces towards unknown slices are no surface: a perfect answer is at no distance, a wrong one at its own.
+    assert compare(truth, truth, known).surface_mm == 0
+    assert sparse.hausdorff95_mm > 0
+
+
 def test_figures_of_nothing() -> None:
     both = compare(_box(5, 5), _box(5, 5))
     assert both.dice == both.iou == both.sensitivity == 1.0

@@ -1,0 +1,328 @@
+"""The statement as Markdown, laid out as PS3.2 Annex N has it; the annexes are `annexes`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from node.conformance import annexes
+from node.conformance.network import BEHAVIORS
+from node.conformance.statement import Statement
+from node.conformance.text import contents, table, yes
+from node.scu import Outcome
+
+#: What a conformance statement may offer and this node does not (PS3.2 N.1).
+_ABSENT = (
+    ("DICOM Web Services", "no URI, Studies, Worklist or other web service"),
+    ("Media Services", "no media is written or read"),
+    ("Real-Time Video Service", "none"),
+    ("De-identification Profiles", "none; nothing is de-identified"),
+)
+
+
+def write_markdown(statement: Statement) -> str:
+    """The whole document."""
+    sections: tuple[Callable[[Statement], str], ...] = (
+        _overview,
+        _introduction,
+        _model,
+        _services,
+        _configuration,
+        _communication,
+        _security,
+        annexes.write_annexes,
+    )
+    overview, *others = (section(statement) for section in sections)
+    body = "\n".join(others)
+    index = "## 2 Table of contents\n\n" + contents("\n".join((overview, body)))
+    return f"{_cover(statement)}\n{overview}\n{index}\n\n{body}".rstrip() + "\n"
+
+
+def _cover(statement: Statement) -> str:
+    return f"""\
+# DICOM conformance statement and IHE integration statement
+
+{statement.product} {statement.version}, after PS3.2 Annex N. Research use, unverified.
+
+This text is what `osteonode conformance` prints: of the configuration in force, of the pipelines installed, and of
+what the code does. Made of another configuration it says something else.
+"""
+
+
+def _overview(statement: Statement) -> str:
+    network = statement.network
+    classes = table(
+        ("SOP Class", "SOP Class UID", "Created", "SCU", "SCP"),
+        (
+            (item.name, item.uid, yes(item.created), "Y" if item.created else "send", yes(item.scp))
+            for item in network.sop_classes
+        ),
+    )
+    absent = "\n".join(f"- {name}: {what}." for name, what in _ABSENT)
+    templates = ", ".join(iod.root_template for iod in statement.iods if iod.root_template)
+    commitment = yes(network.storage_commitment)
+    services = table(
+        ("DIMSE service", "SCU", "SCP"),
+        (
+            ("Verification", "Y", "Y"),
+            ("Storage", "Y", "Y"),
+            ("Storage Commitment", commitment, commitment),
+            ("Basic Worklist Management", "N", "N"),
+            ("Modality Performed Procedure Step", "N", "N"),
+            ("Unified Worklist and Procedure Step", "N", "N"),
+            ("Instance Availability Notification", "N", "N"),
+            ("Query/Retrieve", "N", "N"),
+            ("Print Management", "N", "N"),
+        ),
+    )
+    return f"""\
+## 1 Overview
+
+{statement.product} is a node that modalities and archives send studies to. Rules choose a pipeline by what the
+headers say; the pipeline's result goes out as DICOM objects in the study it was made of.
+
+### 1.1 Content and transfer
+
+`send`: not by the service; the command `osteonode send` sends files of any SOP Class. Composite instances that come
+in are stored as they are and read by the pipelines whose inputs they fit (4.2); nothing is displayed.
+
+{classes}
+
+Root templates of the SR documents created: TID {templates or "none"}.
+
+### 1.2 DIMSE services
+
+{services}
+
+### 1.3 Other services
+
+{absent}
+
+### 1.4 Specific character sets
+
+What comes in is kept as it is encoded, in any character set. What is created has the Specific Character Set of its
+source where that is
+defined and holds our own texts too, else ISO_IR 192.
+"""
+
+
+def _introduction(statement: Statement) -> str:
+    return f"""\
+## 3 Introduction
+
+Version {statement.version} of {statement.product} is described, and no other. The reader knows DICOM and the statement
+of the peer; comparing the two is the first step of an integration and no test of it.
+
+AE: Application Entity. IOD: Information Object Definition. SCP: Service Class Provider. SCU: Service Class User.
+SEG: Segmentation. SOP: Service-Object Pair. SR: Structured Report. TID: template of PS3.16.
+
+References: DICOM PS3.2 to PS3.16; IHE Radiology, AI Results (AIR) Rev. 1.3 and AI Workflow for Imaging (AIW-I).
+"""
+
+
+def _model(statement: Statement) -> str:
+    inputs = table(
+        (
+            "Pipeline",
+            "Version",
+            "Title",
+            "Segment types",
+            "Input",
+            "Modality",
+            "Required",
+            "What it takes",
+        ),
+        (
+            (
+                pipeline.name,
+                pipeline.version,
+                pipeline.title,
+                len(pipeline.segments),
+                one.role,
+                ", ".join(one.modality),
+                yes(not one.optional),
+                one.description,
+            )
+            for pipeline in statement.pipelines
+            for one in pipeline.inputs
+        ),
+    )
+    return f"""\
+## 4 Implementation model
+
+### 4.1 Application entity and data flow
+
+One application entity, {statement.network.ae_title}, accepts associations and opens them.
+
+1. A peer sends instances. Each is answered with success after its file is synced and its row in the database is
+   committed.
+2. When no instance of a study came for `[routing] quiet_s`, or the study is released by hand, rules decide which
+   pipelines run on which of its series.
+3. A pipeline's result becomes the objects of Annex A. What was written is read back and compared with the result
+   before it goes out.
+4. The objects are sent to the destinations that the rule names, in the patient and study of the source.
+
+Objects that the node made start no pipeline when they come back.
+
+### 4.2 Pipelines
+
+{inputs if statement.pipelines else "No pipeline is installed: no object is created."}
+"""
+
+
+def _services(statement: Statement) -> str:
+    profiles = statement.profiles
+    keys = list(next(iter(profiles.values()))) if profiles else []
+    rows = ([name, *(_plain(profile[key]) for key in keys)] for name, profile in profiles.items())
+    made = ", ".join(iod.sop_class.name for iod in statement.iods)
+    return f"""\
+## 5 Service and interoperability description
+
+### 5.1 Verification service
+
+SCP: C-ECHO is answered with 0x0000. SCU: `osteonode echo` and `osteonode destinations echo` ask with C-ECHO.
+
+### 5.2 Storage service as SCP
+
+Level 2 (full): all attributes are kept, private ones too. Nothing is decoded, transcoded, coerced or renamed. The
+same instance sent again is answered with success and changes nothing. The same SOP Instance UID with other content
+is answered with success, kept beside the first, and audited; it does not replace it. Whether content is other is
+told by the BLAKE3 digest of the encoded data set, without file meta information.
+
+### 5.3 Storage service as SCU
+
+Objects are sent as they are encoded; an uncompressed one in Implicit VR Little Endian where the peer accepts nothing
+else. UIDs are derived from the inputs, the pipeline, its version and parameters (root `[node] uid_root`): made or sent
+again, it is the same object. After a failure that may pass the pause before another attempt doubles from
+`[delivery] backoff_s` to `[delivery] backoff_max_s`; after `[delivery] max_attempts` the delivery is FAILED.
+
+A destination's profile names the objects and forms it is meant to get. Whatever a profile asks for, no object leaves
+that Annex A does not describe: {made}.
+
+{table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
+"""
+
+
+def _plain(value: object) -> str:
+    return yes(value) if isinstance(value, bool) else str(value)
+
+
+def _configuration(statement: Statement) -> str:
+    rows = (
+        (f"`{item.name}`", _value(item.value), _value(item.default), item.description)
+        for item in statement.settings
+    )
+    return f"""\
+## 6 Configuration
+
+Settings that a peer sees something of. Destinations (`osteonode destinations add`) have a host, a port, an AE title
+and, where it differs, our AE title towards them.
+
+{table(("Setting", "In force", "Default", "What it is"), rows)}
+"""
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "(none)"
+    return str(value).lower() if isinstance(value, bool) else str(value) or "(empty)"
+
+
+def _communication(statement: Statement) -> str:
+    network = statement.network
+    parameters = table(
+        ("Parameter", "As acceptor", "As requestor"),
+        ((item.name, item.acceptor, item.initiator) for item in network.parameters),
+    )
+    proposed = table(
+        ("Abstract syntax", "UID", "Transfer syntax", "UID", "Role", "Extended negotiation"),
+        (
+            (
+                item.abstract_syntax.name,
+                item.abstract_syntax.uid,
+                ", ".join(syntax.name for syntax in item.transfer_syntaxes),
+                ", ".join(syntax.uid for syntax in item.transfer_syntaxes),
+                "SCU",
+                "none",
+            )
+            for item in network.proposed
+        ),
+    )
+    syntaxes = table(
+        ("Transfer syntax", "UID"),
+        ((item.name, item.uid) for item in network.accepted_transfer_syntaxes),
+    )
+    scp = table(
+        ("Status", "Meaning", "When"),
+        (
+            (_codes(item.first, item.last), item.meaning, item.behavior)
+            for item in network.store_scp
+        ),
+    )
+    scu = table(
+        ("Status", "Meaning", "Then"),
+        [
+            *(
+                (_codes(item.first, item.last), item.meaning, item.behavior)
+                for item in network.store_scu
+            ),
+            ("none", "the association is rejected or lost, or there is no answer", _RETRIED),
+            ("any other", "refused", _FAILED),
+        ],
+    )
+    return f"""\
+## 7 Network and media communication details
+
+### 7.1 Association parameters
+
+{parameters}
+
+### 7.2 Association initiation
+
+For a delivery, with the contexts of the objects it holds; one association for the objects of a destination.
+`osteonode send` proposes the SOP Class and the transfer syntax of each file, and Implicit VR Little Endian beside an
+uncompressed one.
+
+{proposed}
+
+### 7.3 Association acceptance
+
+Every SOP Class of 1.1 with SCP = Y is accepted in every transfer syntax below; of those proposed for a SOP Class the
+first that the requestor names is taken. The role is SCP. SCP/SCU Role Selection, Asynchronous Operations Window and
+SOP Class Extended Negotiation are not answered: the defaults hold.
+
+{table(("An association is rejected as", "when"), network.rejections)}
+
+{syntaxes}
+
+### 7.4 Status codes
+
+C-ECHO is answered with 0x0000. C-STORE as SCP:
+
+{scp}
+
+C-STORE as SCU, what is made of the answer:
+
+{scu}
+"""
+
+
+_RETRIED, _FAILED = (BEHAVIORS[outcome] for outcome in (Outcome.RETRY, Outcome.PERMANENT))
+
+
+def _codes(first: int, last: int) -> str:
+    return f"0x{first:04X}" if first == last else f"0x{first:04X} - 0x{last:04X}"
+
+
+def _security(statement: Statement) -> str:
+    network = statement.network
+    return f"""\
+## 8 Security
+
+- Profiles of PS3.15: none. No TLS; connections are in the clear.
+- TCP: listens on {network.host} port {network.port}; opens connections to the destinations.
+- User Identity Negotiation: not proposed; where a requestor proposes it, it is neither checked nor answered.
+- AE titles are checked as 7.3 says. They are names, not proof.
+- Associations, instances received and sent, changes of rules and destinations are logged in the database
+  (`osteonode audit list`); no audit messages are sent.
+- Files are not encrypted by the node.
+"""
