@@ -39,7 +39,7 @@ from pipelines.evidence.equipment import algorithm_statement, observer_context
 from pipelines.evidence.header import finish, series_attributes, source_images
 from pipelines.evidence.library import image_library
 from pipelines.evidence.outlines import planar_groups
-from pipelines.evidence.request import EvidenceRequest, statements
+from pipelines.evidence.request import EvidenceRequest, Request, statements
 from pipelines.evidence.seg import KIND as SEG_KIND
 from pipelines.evidence.seg import segment_numbers
 from pipelines.result import AnalysisResult, Measurement, Segment
@@ -54,7 +54,7 @@ KIND = "SR"
 #: Tracking Identifier of the group that concerns no single segment.
 WHOLE_RESULT = "Whole result"
 #: What every report says of itself, beside the coded Content Qualification.
-_CAUTION = "Made by software for research. Not verified by a physician, not for diagnosis."
+CAUTION = "Made by software for research. Not verified by a physician, not for diagnosis."
 _NOTHING_FOUND = (
     "No voxel was segmented: every structure looked for has a volume of zero, and there is no SEG."
 )
@@ -91,10 +91,12 @@ def create_sr(
     outlines = planar_groups(request, images) if contours else {}
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer_context(request)),
-        procedure_reported=_procedures(request),
+        procedure_reported=procedures_reported(request),
         imaging_measurements=_groups(request, seg, numbers, outlines),
     )
-    report[0].ContentSequence.append(_comments(request, found=bool(numbers)))
+    nothing = () if numbers else (_NOTHING_FOUND,)
+    notices = (notice.message for notice in request.result.notices)
+    report[0].ContentSequence.append(comments(CAUTION, *nothing, *notices))
     ds = Comprehensive3DSR(
         # PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
         evidence=[
@@ -256,9 +258,9 @@ def _sites(segment: Segment) -> list[FindingSite] | None:
     ]
 
 
-def _procedures(request: EvidenceRequest) -> list[Code]:
+def procedures_reported(request: Request) -> list[Code]:
     """IHE AIR: Procedure Reported is the imaging that was analysed, never the algorithm."""
-    source = request.source.datasets[0]
+    source = request.header
     items = [
         *(source.get("ProcedureCodeSequence") or ()),
         *(
@@ -275,16 +277,12 @@ def _procedures(request: EvidenceRequest) -> list[Code]:
     return list(dict.fromkeys(found)) or [request.manifest.procedure.to_code()]
 
 
-def _comments(request: EvidenceRequest, *, found: bool) -> ContainerContentItem:
+def comments(*sentences: str) -> ContainerContentItem:
     """TID 1500 Rows 12 and 14: sentences for the reader."""
     container = ContainerContentItem(
         name=CodedConcept.from_code(QUALITATIVE_EVALUATIONS),
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
-    sentences = [_CAUTION]
-    if not found:
-        sentences.append(_NOTHING_FOUND)
-    sentences += [notice.message for notice in request.result.notices]
     container.ContentSequence = ContentSequence(
         [
             TextContentItem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hips
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.proof import encode
+from pipelines.evidence.refusal import create_refusal_sr
 from pipelines.evidence.request import EvidenceRequest
 from pipelines.evidence.seg import create_seg
 from pipelines.evidence.sr import create_sr
@@ -83,6 +85,22 @@ def test_dciodvfy_finds_no_error_in_a_report_with_outlines(tmp_path: Path) -> No
     files = write_nm_series(volumes.make_volume(), tmp_path, seed=7)
     request = volumes.make_request(read_series(files))
     assert _errors(_write_with_outlines(tmp_path, request)) == []
+
+
+@pytest.mark.peer("dicom3tools", "dcmtk")
+@pytest.mark.parametrize("code", ["no-trunk", "input-mixed-orientation"])
+def test_a_refusal_is_valid(tmp_path: Path, code: str) -> None:
+    source = _request(tmp_path).source
+    refusal = replace(volumes.make_refusal([source.datasets]), code=code)
+    path = tmp_path / "refusal.dcm"
+    path.write_bytes(encode(create_refusal_sr(refusal)))
+    assert _errors(path) == []
+    done = subprocess.run(
+        ["/usr/bin/dsrdump", "+Pl", str(path)], capture_output=True, text=True, check=True
+    )
+    assert f"({code},99OSTEONODE," in done.stdout
+    assert '(111225,DCM,"Not Attempted")' in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
 
 
 @pytest.mark.peer("dicom3tools")
