@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from npm import Unfetched
 from peer import Pacs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,7 +18,12 @@ PEERS = {
     "dcmtk": "/usr/bin/storescu",
     "dicom3tools": "/usr/bin/dciodvfy",
     "orthanc": "/usr/sbin/Orthanc",
+    "orthanc-dicomweb": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
     "postgresql": "/usr/lib/postgresql/*/bin/initdb",
+    "chromium": "/usr/bin/chromium",
+    "nodejs": "/usr/bin/node",
+    "npm": "/usr/bin/npm",
+    "fonts-dejavu-core": "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
 }
 
 pytest_plugins = [
@@ -50,6 +56,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if item.config.getoption("--require-peers"):
                 pytest.fail(f"{peer} is not installed ({PEERS[peer]})", pytrace=False)
             pytest.skip(f"{peer} is not installed ({PEERS[peer]})")
+
+
+@pytest.fixture(scope="session")
+def from_npm(request: pytest.FixtureRequest) -> Callable[[Callable[[], Path]], Path]:
+    """Fetch by `npm.py`; where that cannot be, skip with the reason (fail under --require-peers)."""
+
+    def fetch(packages: Callable[[], Path]) -> Path:
+        try:
+            return packages()
+        except Unfetched as error:
+            if request.config.getoption("--require-peers"):
+                pytest.fail(str(error), pytrace=False)
+            pytest.skip(str(error))
+
+    return fetch
 
 
 @pytest.fixture(scope="session")

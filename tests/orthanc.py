@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +18,7 @@ from nodes import free_port
 from pydicom import Dataset, dcmread
 
 ORTHANC = "/usr/sbin/Orthanc"
+DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,13 @@ class Orthanc:
         ) as answer:
             return bytes(answer.read())
 
+    def put(self, encoded: bytes) -> None:
+        """Store an instance (PS3.10)."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.http_port}/instances", data=encoded, timeout=10
+        ):
+            pass
+
     def instances_of(self, study_instance_uid: str) -> list[Dataset]:
         """What it holds of a study, each downloaded again."""
         found = []
@@ -52,7 +60,7 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
+def running_orthanc(folder: Path, *, plugins: Sequence[str] = ()) -> Iterator[Orthanc]:
     """Start Orthanc with its storage and index under `folder`; default configuration otherwise."""
     orthanc = Orthanc(ae_title="ORTHANC", dicom_port=free_port(), http_port=free_port())
     configuration = folder / "orthanc.json"
@@ -67,7 +75,7 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
                 "RemoteAccessAllowed": False,
                 "StorageDirectory": str(folder / "storage"),
                 "IndexDirectory": str(folder / "storage"),
-                "Plugins": [],
+                "Plugins": list(plugins),
             }
         ),
         encoding="utf-8",

@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from pipelines.evidence.codes import MILLILITER
-from pipelines.evidence.request import EvidenceRequest, Installation
+from pipelines.evidence.request import EvidenceRequest, Installation, RefusalRequest
 from pipelines.manifest import CodeSpec, InputSpec, Manifest, SegmentSpec, WeightsSpec
 from pipelines.result import AnalysisResult, Measurement, Notice, Segment, SourceSeries
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
@@ -90,6 +90,13 @@ def write_series(
 
 # -- results ------------------------------------------------------------------------------------
 
+INSTALLATION = Installation(
+    institution="Test Hospital",
+    serial_number="SN-1",
+    uid_root="2.25",
+    software_version="0.1.0",
+)
+STARTED_AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 ANATOMY = CodeSpec(value="91723000", scheme="SCT", meaning="Anatomical Structure")
 
 
@@ -177,13 +184,22 @@ def make_request(
         "manifest": make_manifest(specs),
         "source": source,
         "result": result or make_result(source, specs),
-        "installation": Installation(
-            institution="Test Hospital",
-            serial_number="SN-1",
-            uid_root="2.25",
-            software_version="0.1.0",
-        ),
-        "started_at": datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
+        "installation": INSTALLATION,
+        "started_at": STARTED_AT,
         "parameters": {"threshold": 300.0},
     }
     return EvidenceRequest(**{**values, **changes})
+
+
+def make_refusal(sources: Sequence[tuple[Dataset, ...]]) -> RefusalRequest:
+    """A workitem that the pipeline declined."""
+    return RefusalRequest(
+        workitem_uid="2.25.314159265358979",
+        manifest=make_manifest([make_spec(1)]),
+        sources=tuple(sources),
+        installation=INSTALLATION,
+        started_at=STARTED_AT,
+        code="no-trunk",
+        message="The series shows no trunk.",
+        parameters={"threshold": 300.0},
+    )

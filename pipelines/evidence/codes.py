@@ -15,3 +15,6 @@ SOURCE: Final = Code("260753009", "SCT", "Source")
 #: PS3.16 TID 1602: unit of Rows and Columns, and of direction cosines.
 PIXELS: Final = Code("{pixels}", "UCUM", "Pixels")
 COSINE: Final = Code("{-1:1}", "UCUM", "{-1:1}")
+
+#: Codes of our own that no standard has (PS3.16 8: designators of private schemes begin with 99).
+PRIVATE_SCHEME: Final = "99OSTEONODE"

@@ -19,10 +19,10 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from pipelines.evidence.request import EvidenceRequest
+from pipelines.evidence.request import Request
 
 
-def algorithm_identification(request: EvidenceRequest) -> AlgorithmIdentificationSequence:
+def algorithm_identification(request: Request) -> AlgorithmIdentificationSequence:
     """Segmentation Algorithm Identification Sequence (0062,0007), PS3.3 Table 10-19."""
     manifest = request.manifest
     return AlgorithmIdentificationSequence(
@@ -34,9 +34,7 @@ def algorithm_identification(request: EvidenceRequest) -> AlgorithmIdentificatio
     )
 
 
-def algorithm_statement(
-    request: EvidenceRequest, *, complete: bool = False
-) -> AlgorithmIdentification:
+def algorithm_statement(request: Request, *, complete: bool = False) -> AlgorithmIdentification:
     """TID 4019; `complete` adds family, manufacturer and parameters to name and version."""
     manifest = request.manifest
     if not complete:
@@ -50,7 +48,7 @@ def algorithm_statement(
     )
 
 
-def observer_context(request: EvidenceRequest) -> ObserverContext:
+def observer_context(request: Request) -> ObserverContext:
     """TID 1002 and 1004: the algorithm is the observer."""
     manifest = request.manifest
     return ObserverContext(
@@ -66,7 +64,7 @@ def observer_context(request: EvidenceRequest) -> ObserverContext:
 
 
 def contributing_equipment(
-    request: EvidenceRequest, source: Dataset, contributed_at: datetime
+    request: Request, source: Dataset, contributed_at: datetime
 ) -> list[Dataset]:
     """Contributing Equipment Sequence (0018,A001): the scanner, and the algorithm with its Device UID."""
     manifest, installation = request.manifest, request.installation
@@ -110,7 +108,7 @@ def _scanner(source: Dataset) -> list[Dataset]:
     return [item]
 
 
-def _family(request: EvidenceRequest) -> Code:
+def _family(request: Request) -> Code:
     # PS3.16 CID 7162 has no word for "not learned"; our classical pipelines threshold and clean up.
     learned = request.manifest.family == "artificial_intelligence"
     family: Code = (
@@ -119,5 +117,5 @@ def _family(request: EvidenceRequest) -> Code:
     return family
 
 
-def _parameters(request: EvidenceRequest) -> dict[str, str]:
+def _parameters(request: Request) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(request.parameters.items())}

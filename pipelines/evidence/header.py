@@ -12,15 +12,27 @@ from highdicom import SpecificCharacterSetValues
 from pydicom import Dataset
 from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
+from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, TM
 
 from pipelines.evidence.equipment import contributing_equipment
-from pipelines.evidence.request import EvidenceRequest, statements
-from pipelines.result import AnalysisResult
+from pipelines.evidence.request import EvidenceRequest, Request
 from pipelines.uids import derive_series_uid, derive_sop_instance_uid, derive_uid
 
 #: Our series come after everything a modality makes.
 FIRST_SERIES_NUMBER = 9000
+#: Kind of evidence -> what its series' description says besides; by place, its place among the series of a run.
+_KINDS = {
+    "SEG": "",
+    "SR": "",
+    "SC": "pictures",
+    "PDF": "report",
+    "RTSTRUCT": "contours",
+    "KO": "key images",
+}
+#: Series numbers of a run: the kinds above, and further ones.
+_NUMBERS_PER_RUN = 10
+_RUNS = 900
 #: Type 2 of Patient and General Study that highdicom reads from the source (PS3.3 C.7.1.1, C.7.2.1).
 _PATIENT_AND_STUDY = (
     "PatientID",
@@ -54,14 +66,7 @@ def source_images(request: EvidenceRequest) -> list[Dataset]:
     emptied, never replaced.
     """
     datasets, volume = request.source.datasets, request.source.volume
-    first = Dataset()
-    for element in datasets[0]:
-        # A copy: pydicom assigns to an element in place, and the source's would change with it.
-        first.add(copy(element))
-    for keyword in _PATIENT_AND_STUDY:
-        setattr(first, keyword, _valid(first, keyword))
-    # highdicom logs a name that it finds unusual: it gets the names in `finish` only.
-    first.PatientName = first.ReferringPhysicianName = None
+    first = first_header(datasets[0])
     images = [first]
     for ds in datasets[1:]:
         image = Dataset()
@@ -81,6 +86,19 @@ def source_images(request: EvidenceRequest) -> list[Dataset]:
     return images
 
 
+def first_header(ds: Dataset) -> Dataset:
+    """A copy of the data set that patient and study are taken from, as highdicom wants it: no missing Type 2."""
+    first = Dataset()
+    for element in ds:
+        # A copy: pydicom assigns to an element in place, and the source's would change with it.
+        first.add(copy(element))
+    for keyword in _PATIENT_AND_STUDY:
+        setattr(first, keyword, _valid(first, keyword))
+    # highdicom logs a name that it finds unusual: it gets the names in `finish` only.
+    first.PatientName = first.ReferringPhysicianName = None
+    return first
+
+
 def frame_of_reference_uid(request: EvidenceRequest) -> str:
     """The source's Frame of Reference UID; where it has none, one that stands for this series alone."""
     given = request.source.volume.frame_of_reference_uid
@@ -95,16 +113,17 @@ def frame_of_reference_uid(request: EvidenceRequest) -> str:
     )
 
 
-def series_attributes(request: EvidenceRequest, kind: str) -> dict[str, Any]:
-    """Arguments of every highdicom constructor: our series, our equipment, the time the analysis started."""
+def series_attributes(request: Request, kind: str, *, what: str = "") -> dict[str, Any]:
+    """Arguments of every highdicom constructor: our series, our equipment, the time the analysis started.
+
+    `what` stands in the series' description where `kind` has no word for it.
+    """
     root, uid = request.installation.uid_root, request.workitem_uid
     manifest, started = request.manifest, content_time(request)
-    # One number per workitem, so that a viewer's list keeps SEG and SR of a run together.
-    offset = int(derive_uid(root, "series number", uid).rsplit(".", 1)[1]) % 450
     date, time = DA(started.date()), TM(started.time().replace(tzinfo=None))
     return {
         "series_instance_uid": derive_series_uid(root, workitem_uid=uid, kind=kind),
-        "series_number": FIRST_SERIES_NUMBER + 2 * offset + (kind != "SEG"),
+        "series_number": _series_number(request, kind),
         "sop_instance_uid": derive_sop_instance_uid(root, workitem_uid=uid, kind=kind),
         "instance_number": 1,
         "manufacturer": manifest.manufacturer,
@@ -115,7 +134,7 @@ def series_attributes(request: EvidenceRequest, kind: str) -> dict[str, Any]:
         ],
         "device_serial_number": request.installation.serial_number,
         "institution_name": request.installation.institution or None,
-        "series_description": _series_description(manifest.title),
+        "series_description": _series_description(manifest.title, _KINDS.get(kind, what)),
         "content_qualification": "RESEARCH",
         "content_date": date,
         "content_time": time,
@@ -125,22 +144,21 @@ def series_attributes(request: EvidenceRequest, kind: str) -> dict[str, Any]:
     }
 
 
-def finish(ds: Dataset, request: EvidenceRequest) -> None:
+def finish(ds: Dataset, request: Request) -> None:
     """What highdicom leaves out or invents: equipment, time zone, names, creation time."""
-    source, started = request.source.datasets[0], content_time(request)
+    source, started = request.header, content_time(request)
     ds.ContributingEquipmentSequence = contributing_equipment(request, source, started)
     ds.DeviceUID = request.device_uid
-    ds.InstanceCreationDate, ds.InstanceCreationTime = ds.ContentDate, ds.ContentTime
+    ds.InstanceCreationDate = DA(started.date())
+    ds.InstanceCreationTime = TM(started.time().replace(tzinfo=None))
     ds.TimezoneOffsetFromUTC = started.strftime("%z")
-    _identify_private_schemes(ds, request.result)
+    _identify_private_schemes(ds, request.codes)
     for keyword in ("PatientName", "ReferringPhysicianName"):
         setattr(ds, keyword, source.get(keyword))
 
 
-def _identify_private_schemes(ds: Dataset, result: AnalysisResult) -> None:
+def _identify_private_schemes(ds: Dataset, said: Iterable[Code]) -> None:
     """PS3.3 C.12.1.1.2: who answers for codes that no standard has; their designators begin with 99 (PS3.16 8)."""
-    said = [item.name for item in statements(result)]
-    said += [item.value for item in result.evaluations]
     private = sorted({c.scheme_designator for c in said if c.scheme_designator.startswith("99")})
     if not private:
         return
@@ -153,18 +171,18 @@ def _identify_private_schemes(ds: Dataset, result: AnalysisResult) -> None:
         ds.CodingSchemeIdentificationSequence.append(scheme)
 
 
-def content_time(request: EvidenceRequest) -> datetime:
+def content_time(request: Request) -> datetime:
     """`started_at` in the time zone of the study.
 
     PS3.3 C.12.1.1.8: Timezone Offset From UTC holds for every date and time of the object, those copied from the
     study included. Where the source does not say, its times are local times of the hospital, as are the node's.
     """
-    return request.started_at.astimezone(_time_zone(request.source.datasets[0]))
+    return request.started_at.astimezone(_time_zone(request.header))
 
 
-def character_set(request: EvidenceRequest) -> str | list[str] | None:
+def character_set(request: Request) -> str | list[str] | None:
     """The source's Specific Character Set if it is defined and holds our own texts too, else UTF-8."""
-    value = request.source.datasets[0].get("SpecificCharacterSet")
+    value = request.header.get("SpecificCharacterSet")
     terms = [] if not value else [value] if isinstance(value, str) else list(value)
     if len(terms) > 1:
         # PS3.3 C.12.1.1.2: an empty first term of several stands for this one; highdicom takes no empty one.
@@ -178,18 +196,11 @@ def character_set(request: EvidenceRequest) -> str | list[str] | None:
     return "ISO_IR 192"
 
 
-def _own_texts(request: EvidenceRequest) -> Iterable[str]:
-    manifest, result = request.manifest, request.result
+def _own_texts(request: Request) -> Iterable[str]:
+    manifest = request.manifest
     yield from (manifest.title, manifest.manufacturer, request.installation.institution)
     yield from (str(value) for value in request.parameters.values())
-    yield from (notice.message for notice in result.notices)
-    for segment in result.segments:
-        spec = segment.spec
-        yield segment.label
-        yield from (code.meaning for code in (spec.category, spec.type, spec.site) if code)
-    yield from (item.name.meaning for item in statements(result))
-    yield from (item.unit.meaning for item in result.measurements)
-    yield from (item.value.meaning for item in result.evaluations)
+    yield from request.texts
 
 
 def _encodable(texts: Sequence[str], term: str) -> bool:
@@ -250,9 +261,23 @@ def _time_zone(source: Dataset) -> tzinfo | None:
     return timezone(-offset if match[1] == "-" else offset)
 
 
-def _series_description(title: str) -> str:
+def _series_number(request: Request, kind: str) -> int:
+    """The numbers of a run lie together, so that a viewer's list keeps its series together."""
+    root = request.installation.uid_root
+
+    def pick(count: int, *parts: str) -> int:
+        return int(derive_uid(root, *parts).rsplit(".", 1)[1]) % count
+
+    known = list(_KINDS)
+    further = _NUMBERS_PER_RUN - len(known)
+    place = known.index(kind) if kind in known else len(known) + pick(further, "series", kind)
+    run = pick(_RUNS, "series number", request.workitem_uid)
+    return FIRST_SERIES_NUMBER + _NUMBERS_PER_RUN * run + place
+
+
+def _series_description(title: str, what: str) -> str:
     """At most 64 characters (LO), the warning whole."""
-    before, after = "AI - ", " - research, unverified"
+    before, after = "AI - ", f"{', ' if what else ''}{what} - research, unverified"
     return f"{before}{title[: 64 - len(before) - len(after)].rstrip()}{after}"
 
 

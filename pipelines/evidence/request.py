@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeAlias
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.sr.coding import Code
 
 from pipelines.errors import ManifestError
+from pipelines.evidence.codes import PRIVATE_SCHEME
 from pipelines.manifest import Manifest
 from pipelines.result import AnalysisResult, Measurement, QualitativeEvaluation, SourceSeries
 from pipelines.uids import derive_device_uid, derive_tracking_uid
@@ -50,14 +53,38 @@ class EvidenceRequest:
     known_findings: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def header(self) -> Dataset:
+        """The data set that says whose study this is."""
+        return self.source.datasets[0]
+
+    @property
     def device_uid(self) -> str:
         """Device UID (0018,1002): another one whenever the model changes."""
-        weights = self.manifest.weights
-        return derive_device_uid(
-            self.installation.uid_root,
-            pipeline=self.manifest.name,
-            version=self.manifest.version,
-            weights_sha256="" if weights is None else weights.sha256,
+        return _device_uid(self.manifest, self.installation)
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """What the result says in codes: names of its statements, and answers."""
+        return (
+            *(item.name for item in statements(self.result)),
+            *(item.value for item in self.result.evaluations),
+        )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the result says in words."""
+        specs = [segment.spec for segment in self.result.segments]
+        return (
+            *(notice.message for notice in self.result.notices),
+            *(segment.label for segment in self.result.segments),
+            *(
+                code.meaning
+                for spec in specs
+                for code in (spec.category, spec.type, spec.site)
+                if code
+            ),
+            *(code.meaning for code in self.codes),
+            *(item.unit.meaning for item in self.result.measurements),
         )
 
     def tracking_uid(self, segment_number: int) -> str:
@@ -75,6 +102,57 @@ class EvidenceRequest:
             workitem_uid=self.workitem_uid,
             segment_number=segment_number,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalRequest:
+    """A workitem that ended without a result, and why."""
+
+    workitem_uid: str
+    manifest: Manifest
+    #: Headers of the instances of each series that was to be analysed; the first series has one at least. They need
+    #: Study, Series and SOP Instance UID and SOP Class UID; all else may be missing or wrong.
+    sources: tuple[tuple[Dataset, ...], ...]
+    installation: Installation
+    #: When the analysis started, or was refused (aware).
+    started_at: datetime
+    #: Why, in a word for machines (`no-trunk`, `time-limit`).
+    code: str
+    #: Why, in a sentence for people.
+    message: str
+    #: The parameters the pipeline was to run with.
+    parameters: Parameters = field(default_factory=dict)
+
+    @property
+    def header(self) -> Dataset:
+        """The data set that says whose study this is."""
+        return self.sources[0][0]
+
+    @property
+    def device_uid(self) -> str:
+        """Device UID (0018,1002), as of results of the same model."""
+        return _device_uid(self.manifest, self.installation)
+
+    @property
+    def tracking_uid(self) -> str:
+        """Tracking UID of what is said about the analysis as a whole, as of a result of this workitem."""
+        return derive_tracking_uid(
+            self.installation.uid_root, workitem_uid=self.workitem_uid, segment_number=0
+        )
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """What it says in codes that are not the standard's: the reason."""
+        return (Code(self.code, PRIVATE_SCHEME, self.code.replace("-", " ").capitalize()[:64]),)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What it says in words."""
+        return (self.message,)
+
+
+#: Whatever an object is made of.
+Request: TypeAlias = EvidenceRequest | RefusalRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +207,15 @@ def check_result(result: AnalysisResult, source: SourceSeries) -> None:
 def statements(result: AnalysisResult) -> tuple[Measurement | QualitativeEvaluation, ...]:
     """Everything the result says, in numbers and in codes."""
     return (*result.measurements, *result.evaluations)
+
+
+def _device_uid(manifest: Manifest, installation: Installation) -> str:
+    return derive_device_uid(
+        installation.uid_root,
+        pipeline=manifest.name,
+        version=manifest.version,
+        weights_sha256="" if manifest.weights is None else manifest.weights.sha256,
+    )
 
 
 def _wrong_statement(result: AnalysisResult) -> str | None:

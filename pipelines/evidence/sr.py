@@ -1,8 +1,9 @@
 """The measurements of a result as a Comprehensive 3D SR, TID 1500 "Measurement Report" (PS3.16).
 
-One group per segment: TID 1411 where it has voxels (tied to the SEG by Referenced Segment and tracking UID),
-TID 1501 where it has none, so that a measured zero is said and not silent. What concerns the whole result has a
-TID 1501 group of its own. Notices are text under Qualitative Evaluations (TID 1500 Row 14).
+One group per segment: TID 1411 where the SEG has it (tied by Referenced Segment and tracking UID), TID 1501 where it
+has no voxel, so that a measured zero is said and not silent. What concerns the whole result has a TID 1501 group of
+its own. Beside the group of a segment may stand its outline on one slice (TID 1410). Notices are text under
+Qualitative Evaluations (TID 1500 Row 14).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from highdicom.sr import (
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
     ReferencedSegment,
     RelationshipTypeValues,
     SourceSeriesForSegmentation,
@@ -36,33 +38,65 @@ from pipelines.evidence.codes import MILLILITER, QUALITATIVE_EVALUATIONS
 from pipelines.evidence.equipment import algorithm_statement, observer_context
 from pipelines.evidence.header import finish, series_attributes, source_images
 from pipelines.evidence.library import image_library
-from pipelines.evidence.request import EvidenceRequest, statements
+from pipelines.evidence.outlines import planar_groups
+from pipelines.evidence.request import EvidenceRequest, Request, statements
+from pipelines.evidence.seg import KIND as SEG_KIND
 from pipelines.evidence.seg import segment_numbers
 from pipelines.result import AnalysisResult, Measurement, Segment
 
 _Group: TypeAlias = (
-    MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
+    MeasurementsAndQualitativeEvaluations
+    | PlanarROIMeasurementsAndQualitativeEvaluations
+    | VolumetricROIMeasurementsAndQualitativeEvaluations
 )
 
 KIND = "SR"
 #: Tracking Identifier of the group that concerns no single segment.
 WHOLE_RESULT = "Whole result"
 #: What every report says of itself, beside the coded Content Qualification.
-_CAUTION = "Made by software for research. Not verified by a physician, not for diagnosis."
+CAUTION = "Made by software for research. Not verified by a physician, not for diagnosis."
 _NOTHING_FOUND = (
     "No voxel was segmented: every structure looked for has a volume of zero, and there is no SEG."
 )
 
 
-def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
-    """Make the report of a result; `seg` is the SEG made of it, or None when it has no voxel."""
+def create_sr(
+    request: EvidenceRequest,
+    seg: Dataset | None,
+    *,
+    contours: bool = False,
+    seg_kind: str = SEG_KIND,
+) -> Dataset:
+    """Make the report of a result.
+
+    Parameters
+    ----------
+    request
+        The result.
+    seg
+        The SEG that groups refer to; None when no segment has a voxel, or when there shall be none.
+    contours
+        Whether to add the outline of each segment (TID 1410).
+    seg_kind
+        The string that the UIDs of `seg` were derived with: reports that refer to other forms of a SEG are others.
+
+    Returns
+    -------
+    pydicom.Dataset
+        Comprehensive 3D SR. Without a voxel `contours` and `seg_kind` change nothing, nor its UIDs.
+    """
+    numbers = segment_numbers(request.result)
+    kind = report_kind(seg_kind if seg else None, contours=contours) if numbers else KIND
     images, frames = source_images(request), request.source.frame_numbers
+    outlines = planar_groups(request, images) if contours else {}
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer_context(request)),
-        procedure_reported=_procedures(request),
-        imaging_measurements=_groups(request, seg),
+        procedure_reported=procedures_reported(request),
+        imaging_measurements=_groups(request, seg, numbers, outlines),
     )
-    report[0].ContentSequence.append(_comments(request, found=seg is not None))
+    nothing = () if numbers else (_NOTHING_FOUND,)
+    notices = (notice.message for notice in request.result.notices)
+    report[0].ContentSequence.append(comments(CAUTION, *nothing, *notices))
     ds = Comprehensive3DSR(
         # PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
         evidence=[
@@ -72,7 +106,7 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
         ],
         content=report,
         is_complete=True,
-        **series_attributes(request, KIND),
+        **series_attributes(request, kind),
     )
     # Afterwards: highdicom copies the tree three times, and the library is most of it.
     # TID 1500: Row 6 (Image Library) stands before Row 7 (Imaging Measurements).
@@ -81,6 +115,13 @@ def create_sr(request: EvidenceRequest, seg: Dataset | None) -> Dataset:
     ds.ContentSequence.insert(place, image_library(images, frames))
     finish(ds, request)
     return ds
+
+
+def report_kind(seg_kind: str | None, *, contours: bool) -> str:
+    """The string that a report's UIDs are derived with; `seg_kind` None stands for a report without SEG."""
+    if seg_kind == SEG_KIND and not contours:
+        return KIND
+    return f"{KIND} of {seg_kind or 'no SEG'}{' with contours' if contours else ''}"
 
 
 def _instances(slices: Iterable[Dataset]) -> list[Dataset]:
@@ -92,14 +133,22 @@ def _instances(slices: Iterable[Dataset]) -> list[Dataset]:
     return list(found.values())
 
 
-def _groups(request: EvidenceRequest, seg: Dataset | None) -> list[_Group]:
-    numbers = segment_numbers(request.result)
+def _groups(
+    request: EvidenceRequest,
+    seg: Dataset | None,
+    numbers: Mapping[int, int],
+    outlines: Mapping[int, PlanarROIMeasurementsAndQualitativeEvaluations],
+) -> list[_Group]:
     groups: list[_Group] = []
     for segment in request.result.segments:
         if seg is not None and segment.number in numbers:
             groups.append(_segment_group(request, segment, seg, numbers))
         else:
-            groups.append(_empty_group(request, segment))
+            groups.append(
+                _group_without_region(request, segment, empty=segment.number not in numbers)
+            )
+        if segment.number in outlines:
+            groups.append(outlines[segment.number])
     if any(item.segment_number is None for item in statements(request.result)):
         groups.append(_whole_group(request))
     return groups
@@ -129,12 +178,12 @@ def _segment_group(
     )
 
 
-def _empty_group(
-    request: EvidenceRequest, segment: Segment
+def _group_without_region(
+    request: EvidenceRequest, segment: Segment, *, empty: bool
 ) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501: TID 1411 needs a region, and there is none."""
     stated = request.result.measurements
-    if not any(
+    if empty and not any(
         item.segment_number == segment.number and item.name == codes.SCT.Volume for item in stated
     ):
         zero = Measurement(
@@ -209,9 +258,9 @@ def _sites(segment: Segment) -> list[FindingSite] | None:
     ]
 
 
-def _procedures(request: EvidenceRequest) -> list[Code]:
+def procedures_reported(request: Request) -> list[Code]:
     """IHE AIR: Procedure Reported is the imaging that was analysed, never the algorithm."""
-    source = request.source.datasets[0]
+    source = request.header
     items = [
         *(source.get("ProcedureCodeSequence") or ()),
         *(
@@ -228,16 +277,12 @@ def _procedures(request: EvidenceRequest) -> list[Code]:
     return list(dict.fromkeys(found)) or [request.manifest.procedure.to_code()]
 
 
-def _comments(request: EvidenceRequest, *, found: bool) -> ContainerContentItem:
+def comments(*sentences: str) -> ContainerContentItem:
     """TID 1500 Rows 12 and 14: sentences for the reader."""
     container = ContainerContentItem(
         name=CodedConcept.from_code(QUALITATIVE_EVALUATIONS),
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
-    sentences = [_CAUTION]
-    if not found:
-        sentences.append(_NOTHING_FOUND)
-    sentences += [notice.message for notice in request.result.notices]
     container.ContentSequence = ContentSequence(
         [
             TextContentItem(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hips
@@ -15,7 +17,11 @@ import volumes
 from numpy.typing import NDArray
 
 from pipelines.evidence.create import create_evidence
+from pipelines.evidence.proof import encode
+from pipelines.evidence.refusal import create_refusal_sr
 from pipelines.evidence.request import EvidenceRequest
+from pipelines.evidence.seg import create_seg
+from pipelines.evidence.sr import create_sr
 from pipelines.manifest import CodeSpec
 from pipelines.mr_spine_tumor.phantoms import demo_study
 from pipelines.mr_spine_tumor.pipeline import run as find_tumours
@@ -27,6 +33,7 @@ from pipelines.training.phantoms.spect_dicom import write_nm_series
 
 #: From PyPI (extra `dev`), beside the interpreter.
 SEGIMAGE2ITKIMAGE = Path(sys.executable).with_name("segimage2itkimage")
+TID1500READER = Path(sys.executable).with_name("tid1500reader")
 
 Points = NDArray[np.float64]
 
@@ -50,6 +57,12 @@ def _request(folder: Path, orientation: str = "axial", *, reverse: bool = False)
     return volumes.make_request(source, specs=specs)
 
 
+def _write_with_outlines(folder: Path, request: EvidenceRequest) -> Path:
+    path = folder / "outlines.dcm"
+    path.write_bytes(encode(create_sr(request, create_seg(request), contours=True)))
+    return path
+
+
 def _errors(path: Path) -> list[str]:
     done = subprocess.run(
         ["/usr/bin/dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False
@@ -64,6 +77,30 @@ def _errors(path: Path) -> list[str]:
 def test_dciodvfy_finds_no_error(tmp_path: Path, orientation: str) -> None:
     paths = _write(tmp_path, _request(tmp_path, orientation))
     assert {kind: _errors(path) for kind, path in paths.items()} == {"SEG": [], "SR": []}
+
+
+@pytest.mark.peer("dicom3tools")
+def test_dciodvfy_finds_no_error_in_a_report_with_outlines(tmp_path: Path) -> None:
+    assert _errors(_write_with_outlines(tmp_path, _request(tmp_path))) == []
+    files = write_nm_series(volumes.make_volume(), tmp_path, seed=7)
+    request = volumes.make_request(read_series(files))
+    assert _errors(_write_with_outlines(tmp_path, request)) == []
+
+
+@pytest.mark.peer("dicom3tools", "dcmtk")
+@pytest.mark.parametrize("code", ["no-trunk", "input-mixed-orientation"])
+def test_a_refusal_is_valid(tmp_path: Path, code: str) -> None:
+    source = _request(tmp_path).source
+    refusal = replace(volumes.make_refusal([source.datasets]), code=code)
+    path = tmp_path / "refusal.dcm"
+    path.write_bytes(encode(create_refusal_sr(refusal)))
+    assert _errors(path) == []
+    done = subprocess.run(
+        ["/usr/bin/dsrdump", "+Pl", str(path)], capture_output=True, text=True, check=True
+    )
+    assert f"({code},99OSTEONODE," in done.stdout
+    assert '(111225,DCM,"Not Attempted")' in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
 
 
 @pytest.mark.peer("dicom3tools")
@@ -199,6 +236,44 @@ def test_dsrdump_reads_the_report(tmp_path: Path) -> None:
     assert f'UIDREF:(,,"Tracking Unique Identifier")="{request.tracking_uid(2)}"' in done.stdout
     assert "Bone 2 is cut by the field of view." in done.stdout
     assert not [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
+
+
+@pytest.mark.peer("dcmtk")
+def test_dsrdump_reads_the_report_with_outlines(tmp_path: Path) -> None:
+    path = _write_with_outlines(tmp_path, _request(tmp_path))
+    done = subprocess.run(
+        ["/usr/bin/dsrdump", "+Pl", str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count('SCOORD:(,,"Image Region")=(POLYLINE') == 2
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
+
+
+@pytest.mark.parametrize("outlines", [False, True])
+def test_dcmqi_reads_the_measurements_of_each_segment(tmp_path: Path, outlines: bool) -> None:
+    if not TID1500READER.exists():
+        pytest.skip("dcmqi is not installed (pip install dcmqi)")
+    request = _request(tmp_path)
+    paths = _write(tmp_path, request)
+    path = _write_with_outlines(tmp_path, request) if outlines else paths["SR"]
+    read = tmp_path / "read.json"
+
+    subprocess.run(
+        [TID1500READER, "--inputDICOM", path, "--outputMetadata", read],
+        check=True,
+        capture_output=True,
+    )
+
+    groups = json.loads(read.read_text(encoding="utf-8"))["Measurements"]
+    measured = [group for group in groups if group["measurementItems"]]
+    assert [group["TrackingIdentifier"] for group in measured] == ["Bone 1", "Bone 2"]
+    for number, group in enumerate(measured, start=1):
+        assert group["TrackingUniqueIdentifier"] == request.tracking_uid(number)
+        assert group["ReferencedSegment"] == number
+        stated = [
+            item.value for item in request.result.measurements if item.segment_number == number
+        ]
+        values = [float(item["value"]) for item in group["measurementItems"]]
+        assert values == pytest.approx(stated)
 
 
 @pytest.mark.peer("dcmtk")
