@@ -21,6 +21,18 @@ from pipelines.uids import derive_series_uid, derive_sop_instance_uid, derive_ui
 
 #: Our series come after everything a modality makes.
 FIRST_SERIES_NUMBER = 9000
+#: Kind of evidence -> what its series' description says besides; by place, its place among the series of a run.
+_KINDS = {
+    "SEG": "",
+    "SR": "",
+    "SC": "pictures",
+    "PDF": "report",
+    "RTSTRUCT": "contours",
+    "KO": "key images",
+}
+#: Series numbers of a run: the kinds above, and further ones.
+_NUMBERS_PER_RUN = 10
+_RUNS = 900
 #: Type 2 of Patient and General Study that highdicom reads from the source (PS3.3 C.7.1.1, C.7.2.1).
 _PATIENT_AND_STUDY = (
     "PatientID",
@@ -99,12 +111,10 @@ def series_attributes(request: EvidenceRequest, kind: str) -> dict[str, Any]:
     """Arguments of every highdicom constructor: our series, our equipment, the time the analysis started."""
     root, uid = request.installation.uid_root, request.workitem_uid
     manifest, started = request.manifest, content_time(request)
-    # One number per workitem, so that a viewer's list keeps SEG and SR of a run together.
-    offset = int(derive_uid(root, "series number", uid).rsplit(".", 1)[1]) % 450
     date, time = DA(started.date()), TM(started.time().replace(tzinfo=None))
     return {
         "series_instance_uid": derive_series_uid(root, workitem_uid=uid, kind=kind),
-        "series_number": FIRST_SERIES_NUMBER + 2 * offset + (kind != "SEG"),
+        "series_number": _series_number(request, kind),
         "sop_instance_uid": derive_sop_instance_uid(root, workitem_uid=uid, kind=kind),
         "instance_number": 1,
         "manufacturer": manifest.manufacturer,
@@ -115,7 +125,7 @@ def series_attributes(request: EvidenceRequest, kind: str) -> dict[str, Any]:
         ],
         "device_serial_number": request.installation.serial_number,
         "institution_name": request.installation.institution or None,
-        "series_description": _series_description(manifest.title),
+        "series_description": _series_description(manifest.title, _KINDS.get(kind, "")),
         "content_qualification": "RESEARCH",
         "content_date": date,
         "content_time": time,
@@ -130,7 +140,8 @@ def finish(ds: Dataset, request: EvidenceRequest) -> None:
     source, started = request.source.datasets[0], content_time(request)
     ds.ContributingEquipmentSequence = contributing_equipment(request, source, started)
     ds.DeviceUID = request.device_uid
-    ds.InstanceCreationDate, ds.InstanceCreationTime = ds.ContentDate, ds.ContentTime
+    ds.InstanceCreationDate = DA(started.date())
+    ds.InstanceCreationTime = TM(started.time().replace(tzinfo=None))
     ds.TimezoneOffsetFromUTC = started.strftime("%z")
     _identify_private_schemes(ds, request.result)
     for keyword in ("PatientName", "ReferringPhysicianName"):
@@ -250,9 +261,23 @@ def _time_zone(source: Dataset) -> tzinfo | None:
     return timezone(-offset if match[1] == "-" else offset)
 
 
-def _series_description(title: str) -> str:
+def _series_number(request: EvidenceRequest, kind: str) -> int:
+    """The numbers of a run lie together, so that a viewer's list keeps its series together."""
+    root = request.installation.uid_root
+
+    def pick(count: int, *parts: str) -> int:
+        return int(derive_uid(root, *parts).rsplit(".", 1)[1]) % count
+
+    known = list(_KINDS)
+    further = _NUMBERS_PER_RUN - len(known)
+    place = known.index(kind) if kind in known else len(known) + pick(further, "series", kind)
+    run = pick(_RUNS, "series number", request.workitem_uid)
+    return FIRST_SERIES_NUMBER + _NUMBERS_PER_RUN * run + place
+
+
+def _series_description(title: str, what: str) -> str:
     """At most 64 characters (LO), the warning whole."""
-    before, after = "AI - ", " - research, unverified"
+    before, after = "AI - ", f"{', ' if what else ''}{what} - research, unverified"
     return f"{before}{title[: 64 - len(before) - len(after)].rstrip()}{after}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
-from contourpy import LineType, contour_generator
+from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -63,16 +63,24 @@ def contours(mask: NDArray[np.bool_]) -> list[Contour]:
         last point is the first), no three points in line. Add 0.5 for coordinates that begin at the first pixel's
         corner (SCOORD, PS3.3 C.18.6.1.2). Empty for an empty mask.
     """
+    return [line for polygon in polygons(mask) for line in polygon]
+
+
+def polygons(mask: NDArray[np.bool_]) -> list[list[Contour]]:
+    """The lines of `contours` by region: of each its outer boundary, then its holes."""
     box = ndimage.find_objects(mask.astype(np.uint8))
     if not box:
         return []
     rows, columns = box[0]
     # A border of nothing closes what touches the edge of the image.
     inside = np.pad(mask[rows, columns], 1).astype(np.float64)
-    generator = contour_generator(z=inside, name="serial", line_type=LineType.Separate)
+    generator = contour_generator(z=inside, name="serial", fill_type=FillType.OuterOffset)
+    points, offsets = generator.filled(_HALF_WAY, np.inf)
     corner = np.array([columns.start - 1, rows.start - 1], dtype=np.float64)
-    lines: list[Any] = list(generator.lines(_HALF_WAY))
-    return [_corners(np.asarray(line, dtype=np.float64)) + corner for line in lines]
+    return [
+        [_corners(np.asarray(line, np.float64)) + corner for line in np.split(lines, starts[1:-1])]
+        for lines, starts in zip(points, offsets, strict=True)
+    ]
 
 
 def plane_contours(plane: NDArray[np.integer[Any]]) -> dict[int, list[Contour]]:

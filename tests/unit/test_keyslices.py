@@ -10,7 +10,7 @@ import volumes
 from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 
-from pipelines.evidence.keyslices import Contour, contours, key_slices, plane_contours
+from pipelines.evidence.keyslices import Contour, contours, key_slices, plane_contours, polygons
 from pipelines.series import read_series
 
 
@@ -68,6 +68,16 @@ def test_holes_have_lines_of_their_own_and_edges_of_the_image_are_closed() -> No
     assert sorted(_area(line) for line in lines) == [1.5, 41.5]
     assert min(line.min() for line in lines) == -0.5
     np.testing.assert_array_equal(_inside(lines, mask.shape), mask)
+
+
+def test_a_polygon_is_an_outer_line_and_its_holes() -> None:
+    mask = np.zeros((12, 30), bool)
+    mask[1:11, 1:11] = mask[1:11, 15:28] = True
+    mask[3:5, 3:5] = mask[7, 7] = mask[4, 20] = False
+    mask[4, 25] = False
+    first, second = sorted(polygons(mask), key=lambda lines: lines[0][:, 0].min())
+    assert [_area(line) for line in first] == [99.5, 3.5, 0.5]
+    assert [_area(line) for line in second] == [129.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("seed", range(5))
