@@ -75,7 +75,9 @@ def polygons(mask: NDArray[np.bool_]) -> list[list[Contour]]:
     # A border of nothing closes what touches the edge of the image.
     inside = np.pad(mask[rows, columns], 1).astype(np.float64)
     generator = contour_generator(z=inside, name="serial", fill_type=FillType.OuterOffset)
-    points, offsets = generator.filled(_HALF_WAY, np.inf)
+    # contourpy's hints do not say which of its forms this is.
+    filled: Any = generator.filled(_HALF_WAY, np.inf)
+    points, offsets = filled
     corner = np.array([columns.start - 1, rows.start - 1], dtype=np.float64)
     return [
         [_corners(np.asarray(line, np.float64)) + corner for line in np.split(lines, starts[1:-1])]
