@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from pipelines.evidence.keyslices import key_slices, plane_contours
 from pipelines.evidence.pages import FONT, SCREEN, wrapped
 from pipelines.evidence.request import EvidenceRequest
-from pipelines.evidence.views import CAUTION, colours, in_own_planes, letters, plane_name, window
+from pipelines.evidence.views import (
+    CAUTION,
+    colours,
+    in_own_planes,
+    letters,
+    plane_name,
+    slice_name,
+    window,
+)
 from pipelines.result import AnalysisResult, Segment, SourceSeries
 
 #: Pixels of the longer side of an image: the source's own, within these bounds.
@@ -147,7 +155,7 @@ class _Panel:
         self.line(f"{manifest.name} {manifest.version}", colour=SCREEN.faint)
         self.y += _ROW / 2
         self.line(_position(views, index))
-        self.line(_which(request, index), colour=SCREEN.faint)
+        self.line(slice_name(request.source, index), colour=SCREEN.faint)
         self.y += _ROW / 2
         present = np.unique(views.labels.array[index])
         segments = [one for one in request.result.segments if one.number in present]
@@ -210,14 +218,3 @@ def _position(views: Views, index: int) -> str:
     place = views.image.map_indices_to_reference(middle)[0]
     axis = int(np.abs(views.image.direction[:, 0]).argmax())
     return f"{plane_name(views.image)}, {'xyz'[axis]} = {place[axis]:.1f} mm"
-
-
-def _which(request: EvidenceRequest, index: int) -> str:
-    """How the image is numbered where it came from."""
-    source = request.source
-    if source.frame_numbers:
-        return f"frame {source.frame_numbers[index]} of {len(source.frame_numbers)}"
-    number = source.datasets[index].get("InstanceNumber")
-    series = source.datasets[index].get("SeriesNumber")
-    named = f"series {series}, " if series is not None else ""
-    return f"{named}image {number}" if number is not None else f"slice {index + 1}"

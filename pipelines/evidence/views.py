@@ -59,3 +59,13 @@ def letters(direction: NDArray[np.float64]) -> str:
         if abs(direction[axis]) > _NEGLIGIBLE
     ]
     return "".join(named)
+
+
+def slice_name(source: SourceSeries, index: int) -> str:
+    """How people find a slice of the source: `series 3, image 57`, or `frame 12 of 64`."""
+    if source.frame_numbers:
+        return f"frame {source.frame_numbers[index]} of {len(source.frame_numbers)}"
+    ds = source.datasets[index]
+    series, number = ds.get("SeriesNumber"), ds.get("InstanceNumber")
+    named = f"series {series}, " if series is not None else ""
+    return f"{named}image {number}" if number is not None else f"{named}slice {index + 1}"
