@@ -17,6 +17,7 @@ PEERS = {
     "dcmtk": "/usr/bin/storescu",
     "dicom3tools": "/usr/bin/dciodvfy",
     "orthanc": "/usr/sbin/Orthanc",
+    "poppler-utils": "/usr/bin/pdftotext",
     "postgresql": "/usr/lib/postgresql/*/bin/initdb",
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from pipelines.evidence.keyslices import key_slices, plane_contours
+from pipelines.evidence.keyslices import Contour, key_slices, plane_contours
 from pipelines.evidence.pages import FONT, SCREEN, wrapped
 from pipelines.evidence.request import EvidenceRequest
 from pipelines.evidence.views import (
@@ -33,7 +34,7 @@ _SMALLEST, _LARGEST = 512, 1024
 _PANEL, _FOOTER = 248, 28
 _DPI = 100
 _POINTS_PER_PIXEL = 72 / _DPI
-_LINE, _LETTER, _TEXT = 1.4, 15, 12  # pixels
+_LINE, _LETTER, _TEXT, _NAME = 1.4, 15, 12, 11  # pixels
 _ROW, _MARGIN = 19, 12
 
 
@@ -87,7 +88,7 @@ def draw_slice(views: Views, request: EvidenceRequest, index: int) -> Figure:
     )
     axes = figure.add_axes((0, 1 - height / whole[1], width / whole[0], height / whole[1]))
     _draw_image(axes, views, index)
-    _draw_outlines(axes, views, index)
+    _draw_outlines(axes, views, index, _ambiguous(request.result.segments))
     _draw_letters(axes, views)
     panel = _Panel(figure=figure, left=width + _MARGIN, size=whole)
     panel.describe(views, request, index)
@@ -106,7 +107,13 @@ def _draw_image(axes: Axes, views: Views, index: int) -> None:
     axes.set_axis_off()
 
 
-def _draw_outlines(axes: Axes, views: Views, index: int) -> None:
+def _ambiguous(segments: Sequence[Segment]) -> dict[int, str]:
+    """Number -> label of segments that share their colour with others, as lesions do: those are named in place."""
+    users = Counter(segment.spec.rgb for segment in segments)
+    return {one.number: one.label for one in segments if users[one.spec.rgb] > 1}
+
+
+def _draw_outlines(axes: Axes, views: Views, index: int, named: Mapping[int, str]) -> None:
     for number, lines in plane_contours(views.labels.array[index]).items():
         # A dark rim sets the line off from bright bone.
         rim = withStroke(linewidth=(_LINE + 1.2) * _POINTS_PER_PIXEL, foreground="#00000088")
@@ -117,6 +124,21 @@ def _draw_outlines(axes: Axes, views: Views, index: int) -> None:
             path_effects=[rim],
         )
         axes.add_collection(collection, autolim=False)
+        if number in named:
+            _name(axes, views, named[number], max(lines, key=len))
+
+
+def _name(axes: Axes, views: Views, label: str, line: Contour) -> None:
+    """Write a segment's label beside its longest outline, to whichever side has room."""
+    columns = views.image.spatial_shape[2]
+    to_right = line[:, 0].mean() < columns / 2
+    place = line[line[:, 0].argmax() if to_right else line[:, 0].argmin()]
+    axes.annotate(
+        label, (place[0], place[1]), xytext=(4 if to_right else -4, 0), textcoords="offset points",
+        color=SCREEN.ink, family=FONT, fontsize=_NAME * _POINTS_PER_PIXEL, parse_math=False,
+        ha="left" if to_right else "right", va="center", annotation_clip=True,
+        path_effects=[withStroke(linewidth=2, foreground="black")],
+    )  # fmt: skip
 
 
 def _draw_letters(axes: Axes, views: Views) -> None:

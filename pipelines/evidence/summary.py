@@ -80,10 +80,11 @@ def summarise(request: EvidenceRequest) -> Summary:
 
 
 def number(value: float) -> str:
-    """Four significant digits, never an exponent, whole numbers whole: `0.01234`, `12.30`, `12346`, `7`."""
+    """Four significant digits, three below 1; no exponent, whole numbers whole: `0.0123`, `12.30`, `12346`, `7`."""
     if float(value).is_integer():
         return f"{value:.0f}"
-    decimals = max(0, _SIGNIFICANT_DIGITS - 1 - floor(log10(abs(value))))
+    digits = _SIGNIFICANT_DIGITS - (abs(value) < 1)
+    decimals = max(0, digits - 1 - floor(log10(abs(value))))
     return f"{value:.{decimals}f}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -153,14 +152,13 @@ def test_dsrdump_prints_the_key_objects(tmp_path: Path) -> None:
     assert not [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
 
 
+@pytest.mark.peer("poppler-utils")
 def test_poppler_reads_the_report(tmp_path: Path) -> None:
-    if shutil.which("pdftotext") is None or shutil.which("pdffonts") is None:
-        pytest.skip("pdftotext is not installed (Debian: poppler-utils)")
     request = volumes.make_request(documents.named_source(tmp_path))
     ds = create_pdf(request)
     path = tmp_path / "report.pdf"
     path.write_bytes(ds.EncapsulatedDocument[: ds.EncapsulatedDocumentLength])
-    done = _run("pdftotext", "-layout", path, "-")
+    done = _run("/usr/bin/pdftotext", "-layout", path, "-")
     assert (done.returncode, done.stderr) == (0, "")
     for text in (
         "Bone in CT", CAUTION, "Bone 2 is cut by the field of view.", "Bone 1", "Volume", "mL",
@@ -168,7 +166,7 @@ def test_poppler_reads_the_report(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert text in done.stdout
     assert "secret" not in done.stdout.lower()
-    fonts = _run("pdffonts", path).stdout.splitlines()[2:]
+    fonts = _run("/usr/bin/pdffonts", path).stdout.splitlines()[2:]
     # Name, type, encoding, then whether it is embedded.
     assert fonts
     assert all(" yes yes yes " in line for line in fonts)

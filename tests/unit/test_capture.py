@@ -194,6 +194,23 @@ def test_a_dollar_sign_is_one(tmp_path: Path) -> None:
     assert len(create_captures(dataclasses.replace(request, result=result))) == 9
 
 
+def test_segments_of_one_colour_are_named_beside_their_outlines(tmp_path: Path) -> None:
+    """As lesions are: a colour alone would not say which one it is."""
+    source = documents.named_source(tmp_path)
+    labels = np.zeros(volumes.SHAPE, np.uint8)
+    labels[3, 5:9, 5:9], labels[3, 5:9, 30:34], labels[3, 20:25, 10:20] = 1, 2, 3
+    specs = (
+        volumes.make_spec(1, label="Lesion 1", rgb=MAGENTA),
+        volumes.make_spec(2, label="Lesion 2", rgb=MAGENTA),
+        volumes.make_spec(3, label="Bone"),
+    )
+    result = volumes.make_result(source, specs, source.volume.with_array(labels))
+    request = volumes.make_request(source, specs=specs, result=result)
+    figure = draw_slice(prepare_views(source, result), request, 3)
+    named = {text.get_text(): text.xy[0] for text in figure.axes[0].texts if hasattr(text, "xy")}
+    assert named == {"Lesion 1": pytest.approx(8.5), "Lesion 2": pytest.approx(29.5)}
+
+
 def test_letters_say_the_direction() -> None:
     assert letters(np.array([1.0, 0.0, 0.0])) == "L"
     assert letters(np.array([-0.9, 0.3, -0.05])) == "RP"
