@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from pipelines.evidence.views import CAUTION, colours, window
 from pipelines.result import AnalysisResult, SourceSeries
 
-_AXIAL_VIEWS = 4
+_MAIN_VIEWS = 4
+#: Direction of the slices -> axis of a volume whose indices increase to Feet, Posterior, Left.
+_AXES = {"H": 0, "F": 0, "A": 1, "P": 1, "L": 2, "R": 2}
 _LEGEND_ENTRIES = 24
 _FILL, _EDGE = 0.35, 0.95
 _BACKGROUND = "#111418"
@@ -35,8 +37,9 @@ def overlay_figure(
     *,
     size: tuple[float, float] = (13.5, 10.0),
     legend: bool = True,
+    own_planes: bool = False,
 ) -> Figure:
-    """Axial, coronal and sagittal views with the segments in their colours.
+    """Axial, coronal and sagittal views with the segments in their colours: four of one plane, one of each other.
 
     Views lie in the axes of the volume that are nearest to the patient's: a double-angulated series is shown on its
     own planes, not resampled. Left in a view is what its letters say.
@@ -51,6 +54,8 @@ def overlay_figure(
         Width and height in inches.
     legend
         Whether segments and volumes are listed below the views.
+    own_planes
+        Whether the four are of the plane in which the series was taken, and not axial.
     """
     # Increasing indices go to Feet, Posterior, Left: the way radiologists look at images.
     images, labels = (
@@ -64,10 +69,11 @@ def overlay_figure(
     grid = figure.add_gridspec(
         2, 3, left=0.02, right=0.98, top=top, bottom=bottom, wspace=0.06, hspace=0.1
     )
+    main = _AXES[source.volume.get_closest_patient_orientation()[0].value] if own_planes else 0
     spots = [grid[row, column] for row in (0, 1) for column in (0, 1)]
-    for spot, index in zip(spots, _axial_indices(labels.array), strict=False):
-        _draw(figure.add_subplot(spot), images, labels, (0, index), style)
-    for row, axis in ((0, 1), (1, 2)):
+    for spot, index in zip(spots, _quarter_indices(labels.array, main), strict=False):
+        _draw(figure.add_subplot(spot), images, labels, (main, index), style)
+    for row, axis in enumerate(axis for axis in range(3) if axis != main):
         index = _fullest(labels.array, axis)
         _draw(figure.add_subplot(grid[row, 2]), images, labels, (axis, index), style)
     if legend:
@@ -75,12 +81,12 @@ def overlay_figure(
     return figure
 
 
-def _axial_indices(labels: NDArray[Any]) -> list[int]:
-    """The fullest slice in each quarter of the segmented range; the range is everything if nothing is segmented."""
-    filled = _counts(labels, 0)
+def _quarter_indices(labels: NDArray[Any], axis: int) -> list[int]:
+    """The fullest plane in each quarter of the segmented range; the range is everything if nothing is segmented."""
+    filled = _counts(labels, axis)
     present = np.flatnonzero(filled)
-    first, last = (present[0], present[-1]) if present.size else (0, labels.shape[0] - 1)
-    parts = [part for part in np.array_split(np.arange(first, last + 1), _AXIAL_VIEWS) if part.size]
+    first, last = (present[0], present[-1]) if present.size else (0, labels.shape[axis] - 1)
+    parts = [part for part in np.array_split(np.arange(first, last + 1), _MAIN_VIEWS) if part.size]
     if not present.size:
         return [int(part[part.size // 2]) for part in parts]
     return [int(part[filled[part].argmax()]) for part in parts]

@@ -77,7 +77,9 @@ def write_pdf(request: EvidenceRequest) -> bytes:
 
 def _views(request: EvidenceRequest) -> Figure:
     """The overlay without its legend: the table has the colours and the numbers."""
-    return overlay_figure(request.source, request.result, size=_PICTURE, legend=False)
+    return overlay_figure(
+        request.source, request.result, size=_PICTURE, legend=False, own_planes=True
+    )
 
 
 def _picture(writer: Writer, drawing: Figure) -> None:
