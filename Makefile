@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Debian packages whose programs the peer tests talk to.
-PEERS := dcmtk dicom3tools orthanc orthanc-dicomweb postgresql nodejs npm chromium fonts-dejavu-core
+PEERS := dcmtk dicom3tools orthanc orthanc-dicomweb postgresql poppler-utils nodejs npm chromium fonts-dejavu-core
 # Tests side by side; two suit two cores.
 JOBS ?= 2
 # Further options of pytest: make test PYTEST='-k routing'

@@ -19,6 +19,7 @@ PEERS = {
     "dicom3tools": "/usr/bin/dciodvfy",
     "orthanc": "/usr/sbin/Orthanc",
     "orthanc-dicomweb": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
+    "poppler-utils": "/usr/bin/pdftotext",
     "postgresql": "/usr/lib/postgresql/*/bin/initdb",
     "chromium": "/usr/bin/chromium",
     "nodejs": "/usr/bin/node",

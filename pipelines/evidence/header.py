@@ -8,11 +8,12 @@ from copy import copy
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
-from highdicom import SpecificCharacterSetValues
+from highdicom import SOPClass, SpecificCharacterSetValues
 from pydicom import Dataset
 from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
 from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
 
 from pipelines.evidence.equipment import contributing_equipment
@@ -142,6 +143,32 @@ def series_attributes(request: Request, kind: str, *, what: str = "") -> dict[st
         "series_time": time,
         "specific_character_set": character_set(request),
     }
+
+
+def new_instance(
+    request: EvidenceRequest,
+    kind: str,
+    *,
+    sop_class_uid: str,
+    modality: str,
+    content_dated: bool = True,
+) -> SOPClass:
+    """An instance of a class that highdicom does not make: patient, study, series, equipment, SOP Common.
+
+    `content_dated` says whether the class has Content Date and Time.
+    """
+    image, arguments = source_images(request)[0], series_attributes(request, kind)
+    if not content_dated:
+        del arguments["content_date"], arguments["content_time"]
+    ds = SOPClass(
+        study_instance_uid=image.StudyInstanceUID,
+        sop_class_uid=sop_class_uid,
+        modality=modality,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **arguments,
+    )
+    ds.copy_patient_and_study_information(image)
+    return ds
 
 
 def finish(ds: Dataset, request: Request) -> None:

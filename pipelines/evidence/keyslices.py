@@ -75,7 +75,9 @@ def polygons(mask: NDArray[np.bool_]) -> list[list[Contour]]:
     # A border of nothing closes what touches the edge of the image.
     inside = np.pad(mask[rows, columns], 1).astype(np.float64)
     generator = contour_generator(z=inside, name="serial", fill_type=FillType.OuterOffset)
-    points, offsets = generator.filled(_HALF_WAY, np.inf)
+    # contourpy's hints do not say which of its forms this is.
+    filled: Any = generator.filled(_HALF_WAY, np.inf)
+    points, offsets = filled
     corner = np.array([columns.start - 1, rows.start - 1], dtype=np.float64)
     return [
         [_corners(np.asarray(line, np.float64)) + corner for line in np.split(lines, starts[1:-1])]
@@ -83,15 +85,24 @@ def polygons(mask: NDArray[np.bool_]) -> list[list[Contour]]:
     ]
 
 
-def plane_contours(plane: NDArray[np.integer[Any]]) -> dict[int, list[Contour]]:
-    """`contours` of each segment on one slice of a label map: segment number -> lines, by increasing number."""
-    found: dict[int, list[Contour]] = {}
+def plane_polygons(plane: NDArray[np.integer[Any]]) -> dict[int, list[list[Contour]]]:
+    """`polygons` of each segment on one slice of a label map: segment number -> regions, by increasing number."""
+    found: dict[int, list[list[Contour]]] = {}
     for number, box in enumerate(ndimage.find_objects(plane), start=1):
         if box is None:
             continue
         corner = np.array([box[1].start, box[0].start], dtype=np.float64)
-        found[number] = [line + corner for line in contours(plane[box] == number)]
+        regions = polygons(plane[box] == number)
+        found[number] = [[line + corner for line in lines] for lines in regions]
     return found
+
+
+def plane_contours(plane: NDArray[np.integer[Any]]) -> dict[int, list[Contour]]:
+    """`contours` of each segment on one slice of a label map: segment number -> lines, by increasing number."""
+    return {
+        number: [line for lines in regions for line in lines]
+        for number, regions in plane_polygons(plane).items()
+    }
 
 
 def _corners(line: Contour) -> Contour:

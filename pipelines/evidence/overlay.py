@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,33 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from pipelines.result import AnalysisResult, Segment, SourceSeries
+from pipelines.evidence.views import CAUTION, colours, window
+from pipelines.result import AnalysisResult, SourceSeries
 
-CAUTION = "Research use - unverified - not for diagnosis"
-#: Display window in HU (centre, width) for CT: bone and, darker, soft tissue.
-_CT_WINDOW = (300.0, 1500.0)
-_AXIAL_VIEWS = 4
+_MAIN_VIEWS = 4
+#: Direction of the slices -> axis of a volume whose indices increase to Feet, Posterior, Left.
+_AXES = {"H": 0, "F": 0, "A": 1, "P": 1, "L": 2, "R": 2}
 _LEGEND_ENTRIES = 24
 _FILL, _EDGE = 0.35, 0.95
 _BACKGROUND = "#111418"
 
 
 def overlay_picture(source: SourceSeries, result: AnalysisResult, path: Path) -> None:
-    """Draw axial, coronal and sagittal views with the segments in their colours.
+    """Draw `overlay_figure` into a PNG file."""
+    figure = overlay_figure(source, result)
+    figure.suptitle(CAUTION, color="#ffb454", fontsize=14, y=0.98)
+    figure.savefig(path, dpi=100, format="png", facecolor=_BACKGROUND)
+
+
+def overlay_figure(
+    source: SourceSeries,
+    result: AnalysisResult,
+    *,
+    size: tuple[float, float] = (13.5, 10.0),
+    legend: bool = True,
+    own_planes: bool = False,
+) -> Figure:
+    """Axial, coronal and sagittal views with the segments in their colours: four of one plane, one of each other.
 
     Views lie in the axes of the volume that are nearest to the patient's: a double-angulated series is shown on its
     own planes, not resampled. Left in a view is what its letters say.
@@ -37,53 +50,43 @@ def overlay_picture(source: SourceSeries, result: AnalysisResult, path: Path) ->
         The input on whose grid the label map lies.
     result
         What was found; empty segments are listed with 0 mL.
-    path
-        PNG file to write.
+    size
+        Width and height in inches.
+    legend
+        Whether segments and volumes are listed below the views.
+    own_planes
+        Whether the four are of the plane in which the series was taken, and not axial.
     """
     # Increasing indices go to Feet, Posterior, Left: the way radiologists look at images.
     images, labels = (
         volume.to_patient_orientation(("F", "P", "L"))
         for volume in (source.volume, result.label_map)
     )
-    colours = _colours(result.segments)
-    low, high = _window(source)
-    figure = Figure(figsize=(13.5, 10), facecolor=_BACKGROUND)
+    style = (*window(source), colours(result.segments))
+    figure = Figure(figsize=size, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
+    top, bottom = (0.92, 0.12) if legend else (0.96, 0.02)
     grid = figure.add_gridspec(
-        2, 3, left=0.02, right=0.98, top=0.92, bottom=0.12, wspace=0.06, hspace=0.1
+        2, 3, left=0.02, right=0.98, top=top, bottom=bottom, wspace=0.06, hspace=0.1
     )
+    main = _AXES[source.volume.get_closest_patient_orientation()[0].value] if own_planes else 0
     spots = [grid[row, column] for row in (0, 1) for column in (0, 1)]
-    for spot, index in zip(spots, _axial_indices(labels.array), strict=False):
-        _draw(figure.add_subplot(spot), images, labels, (0, index), (low, high, colours))
-    for row, axis in ((0, 1), (1, 2)):
+    for spot, index in zip(spots, _quarter_indices(labels.array, main), strict=False):
+        _draw(figure.add_subplot(spot), images, labels, (main, index), style)
+    for row, axis in enumerate(axis for axis in range(3) if axis != main):
         index = _fullest(labels.array, axis)
-        _draw(figure.add_subplot(grid[row, 2]), images, labels, (axis, index), (low, high, colours))
-    _legend(figure, result)
-    figure.suptitle(CAUTION, color="#ffb454", fontsize=14, y=0.98)
-    figure.savefig(path, dpi=100, format="png", facecolor=_BACKGROUND)
+        _draw(figure.add_subplot(grid[row, 2]), images, labels, (axis, index), style)
+    if legend:
+        _legend(figure, result)
+    return figure
 
 
-def _colours(segments: Sequence[Segment]) -> NDArray[np.float64]:
-    """Label value -> RGB, 0 to 1; shape (segments + 1, 3)."""
-    rows = [(0, 0, 0), *(segment.spec.rgb for segment in segments)]
-    return np.array(rows, dtype=np.float64) / 255
-
-
-def _window(source: SourceSeries) -> tuple[float, float]:
-    if source.datasets[0].get("Modality") == "CT":
-        centre, width = _CT_WINDOW
-        return centre - width / 2, centre + width / 2
-    # Uncalibrated modalities: most of what is there; every fourth voxel says as much.
-    low, high = np.percentile(source.volume.array[:, ::4, ::4], (1.0, 99.5))
-    return float(low), float(max(high, low + 1))
-
-
-def _axial_indices(labels: NDArray[Any]) -> list[int]:
-    """The fullest slice in each quarter of the segmented range; the range is everything if nothing is segmented."""
-    filled = _counts(labels, 0)
+def _quarter_indices(labels: NDArray[Any], axis: int) -> list[int]:
+    """The fullest plane in each quarter of the segmented range; the range is everything if nothing is segmented."""
+    filled = _counts(labels, axis)
     present = np.flatnonzero(filled)
-    first, last = (present[0], present[-1]) if present.size else (0, labels.shape[0] - 1)
-    parts = [part for part in np.array_split(np.arange(first, last + 1), _AXIAL_VIEWS) if part.size]
+    first, last = (present[0], present[-1]) if present.size else (0, labels.shape[axis] - 1)
+    parts = [part for part in np.array_split(np.arange(first, last + 1), _MAIN_VIEWS) if part.size]
     if not present.size:
         return [int(part[part.size // 2]) for part in parts]
     return [int(part[filled[part].argmax()]) for part in parts]
@@ -109,13 +112,13 @@ def _draw(
 ) -> None:
     """One view across `place` (axis, index)."""
     axis, index = place
-    low, high, colours = style
+    low, high, rgb = style
     image, label = (np.take(volume.array, index, axis=axis) for volume in (images, labels))
     rows, columns = (size for other, size in enumerate(images.spacing) if other != axis)
     axes.imshow(
         image, cmap="gray", vmin=low, vmax=high, aspect=rows / columns, interpolation="nearest"
     )
-    axes.imshow(_paint(label, colours), aspect=rows / columns, interpolation="nearest")
+    axes.imshow(_paint(label, rgb), aspect=rows / columns, interpolation="nearest")
     axes.set_axis_off()
     name, left, right, top, bottom = (
         ("axial", "R", "L", "A", "P"),
@@ -148,7 +151,7 @@ def _draw(
         )
 
 
-def _paint(label: NDArray[Any], colours: NDArray[np.float64]) -> NDArray[np.float64]:
+def _paint(label: NDArray[Any], rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     """RGBA of a view: segments translucent, their outlines not; shape (rows, columns, 4)."""
     edge = np.zeros(label.shape, bool)
     for axis in (0, 1):
@@ -158,7 +161,7 @@ def _paint(label: NDArray[Any], colours: NDArray[np.float64]) -> NDArray[np.floa
         edge[after] |= step
         edge[before] |= step
     alpha = np.where(label > 0, np.where(edge, _EDGE, _FILL), 0.0)
-    return np.dstack([colours[label], alpha])
+    return np.dstack([rgb[label], alpha])
 
 
 def _legend(figure: Figure, result: AnalysisResult) -> None:
@@ -180,7 +183,7 @@ def _legend(figure: Figure, result: AnalysisResult) -> None:
             Patch(color=_BACKGROUND, label=f"and {left_out} more"),
         ]
     if handles:
-        figure.legend(
+        entries = figure.legend(
             handles=handles,
             loc="lower center",
             ncols=min(len(handles), 5),
@@ -188,3 +191,6 @@ def _legend(figure: Figure, result: AnalysisResult) -> None:
             labelcolor="white",
             fontsize=11 if len(handles) <= 10 else 9,
         )
+        for text in entries.get_texts():
+            # A dollar sign in a label is one.
+            text.set_parse_math(False)

@@ -11,7 +11,7 @@ import volumes
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from pipelines.evidence.overlay import overlay_picture
+from pipelines.evidence.overlay import overlay_figure, overlay_picture
 from pipelines.result import AnalysisResult, SourceSeries
 from pipelines.series import read_series
 
@@ -80,3 +80,18 @@ def test_no_name_is_in_the_file(tmp_path: Path) -> None:
     content = path.read_bytes()
     for value in (ds.PatientName, ds.PatientID, ds.AccessionNumber, ds.StudyInstanceUID):
         assert str(value).encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("orientation", "main"), [("axial", "axial"), ("coronal", "coronal"), ("sagittal", "sagittal")]
+)
+def test_four_views_are_of_the_series_own_plane(
+    tmp_path: Path, orientation: str, main: str
+) -> None:
+    """A thick sagittal stack says nothing in axial planes."""
+    source = read_series(volumes.write_series(tmp_path, orientation=orientation))
+    result = volumes.make_result(source, (volumes.make_spec(1), volumes.make_spec(2)))
+    figure = overlay_figure(source, result, own_planes=True, legend=False)
+    names = [axes.get_title().partition(",")[0] for axes in figure.axes]
+    assert names[:4] == [main] * 4
+    assert sorted(names) == sorted([*[main] * 3, "axial", "coronal", "sagittal"])
