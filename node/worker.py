@@ -28,8 +28,8 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import EvidenceObject, Installation
-from pipelines.manifest import MANIFEST_NAME
-from pipelines.performing import PerformRequest, choose_device, perform
+from pipelines.manifest import MANIFEST_NAME, read_manifest
+from pipelines.performing import PerformRequest, choose_device, perform, refuse
 from pipelines.registry import MODULE_NAME, LoadedPipeline, load_pipeline, read_entry
 from storage.archive import Archive, new_digest
 from storage.errors import ArchiveError
@@ -69,12 +69,12 @@ class PerformOutcome:
     """What a run made; the evidence is in the archive."""
 
     evidence: tuple[Evidence, ...]
-    measurements: tuple[MeasurementRow, ...]
-    findings: tuple[Finding, ...]
+    measurements: tuple[MeasurementRow, ...] = ()
+    findings: tuple[Finding, ...] = ()
     #: Code, sentence.
-    notices: tuple[tuple[str, str], ...]
-    #: Seconds per step: start (import, weights), load, infer, encode, prove, archive.
-    timings: Mapping[str, float]
+    notices: tuple[tuple[str, str], ...] = ()
+    #: Seconds per step: start (import, weights), load, infer, encode, archive.
+    timings: Mapping[str, float] = field(default_factory=dict)
     #: Process that ran it.
     pid: int
 
@@ -158,28 +158,27 @@ def perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
 
 
 def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
-    began = time.perf_counter()
-    loaded = setup.load(task.pipeline_folder)
-    start_s = time.perf_counter() - began
     archive = Archive(task.archive_url)
     with ExitStack() as stack:
-        performed = perform(
-            loaded,
-            PerformRequest(
-                workitem_uid=task.workitem_uid,
-                inputs={
-                    role: tuple(
-                        stack.enter_context(archive.local_files(keys, scratch=setup.scratch))
-                    )
-                    for role, keys in task.inputs.items()
-                },
-                parameters=task.parameters,
-                started_at=task.started_at,
-                installation=task.installation,
-                profiles=task.profiles,
-                known_findings=task.known_findings,
-            ),
+        request = PerformRequest(
+            workitem_uid=task.workitem_uid,
+            inputs={
+                role: tuple(stack.enter_context(archive.local_files(keys, scratch=setup.scratch)))
+                for role, keys in task.inputs.items()
+            },
+            parameters=task.parameters,
+            started_at=task.started_at,
+            installation=task.installation,
+            profiles=task.profiles,
+            known_findings=task.known_findings,
         )
+        if task.refusal is not None:
+            report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)
+            return PerformOutcome(evidence=(_write(archive, task, report),), pid=os.getpid())
+        began = time.perf_counter()
+        loaded = setup.load(task.pipeline_folder)
+        start_s = time.perf_counter() - began
+        performed = perform(loaded, request)
     began = time.perf_counter()
     evidence = tuple(_write(archive, task, item) for item in performed.evidence)
     return PerformOutcome(

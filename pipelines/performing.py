@@ -9,25 +9,34 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
 from pipelines.errors import InputError, ManifestError, Refused
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.profile import GENERIC, Profile
+from pipelines.evidence.proof import encode
+from pipelines.evidence.refusal import create_refusal_sr
 from pipelines.evidence.request import (
     EvidenceObject,
     EvidenceRequest,
     Installation,
+    RefusalRequest,
     check_result,
 )
+from pipelines.evidence.sr import KIND as SR_KIND
 from pipelines.manifest import InputSpec, Manifest
 from pipelines.registry import LoadedPipeline, pipeline_code
 from pipelines.result import AnalysisResult, Measurement, Notice, SourceSeries
 from pipelines.series import read_series
 from storage.model import Finding, MeasurementRow, Parameters
+
+_IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +130,55 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
         notices=result.notices,
         timings=timings,
     )
+
+
+def refuse(manifest: Manifest, request: PerformRequest, code: str, message: str) -> EvidenceObject:
+    """Make the report of a run that brought no result.
+
+    Parameters
+    ----------
+    request
+        As of the run.
+    code, message
+        Why: for machines, and in a sentence.
+
+    Raises
+    ------
+    InputError
+        `input-unreadable`, when no file of the inputs has a header that says whose study it is.
+    """
+    sources = tuple(
+        headers for paths in request.inputs.values() if (headers := _read_headers(paths))
+    )
+    if not sources:
+        raise InputError(
+            "No file of the inputs has a header that says whose study it is.",
+            code="input-unreadable",
+        )
+    ds = create_refusal_sr(
+        RefusalRequest(
+            workitem_uid=request.workitem_uid,
+            manifest=manifest,
+            sources=sources,
+            installation=request.installation,
+            started_at=request.started_at,
+            code=code,
+            message=message,
+            parameters=request.parameters,
+        )
+    )
+    return EvidenceObject(kind=SR_KIND, ds=ds, encoded=encode(ds), profiles=tuple(request.profiles))
+
+
+def _read_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
+    """What can be read of them; a file that cannot may be the reason why there is no result."""
+    headers = []
+    for path in paths:
+        with suppress(InvalidDicomError, OSError, EOFError, ValueError):
+            ds = dcmread(path, stop_before_pixels=True)
+            if all(ds.get(keyword) for keyword in _IDENTITY):
+                headers.append(ds)
+    return tuple(headers)
 
 
 def choose_device(asked: str = "") -> str:

@@ -17,7 +17,7 @@ from tasks import INSTALLATION, PIPELINES, STARTED_AT, make_task
 from node.demo_study import write_demo_study
 from node.worker import WorkerSetup, perform_task
 from pipelines.errors import InputError, ManifestError, PipelineError, Refused
-from pipelines.performing import PerformRequest, choose_device, has_gpu, perform
+from pipelines.performing import PerformRequest, choose_device, has_gpu, perform, refuse
 from pipelines.registry import LoadedPipeline, load_pipeline, read_entry
 from storage.archive import Archive
 from storage.errors import ArchiveError
@@ -309,6 +309,39 @@ def test_a_local_archive_is_read_in_place(tmp_path: Path) -> None:
     here, there = perform_task(local, setup), perform_task(remote, setup)
 
     assert [e.digest for e in here.evidence] == [e.digest for e in there.evidence]
+
+
+def test_a_refused_run_is_reported_without_running(tmp_path: Path) -> None:
+    datasets = make_series()
+    task = replace(
+        make_task(str(tmp_path / "archive"), datasets=datasets),
+        refusal=("input-modality", "It is no CT."),
+    )
+    outcome = perform_task(task, WorkerSetup(device="cpu", scratch=tmp_path))
+    (report,) = outcome.evidence
+    assert (report.kind, report.profiles) == ("SR", ("generic",))
+    with Archive(task.archive_url).open(report.archive_key) as file:
+        ds = dcmread(file)
+    assert ds.StudyInstanceUID == datasets[0].StudyInstanceUID
+    assert "It is no CT." in str(ds)
+    assert outcome.measurements == ()
+
+
+def test_files_that_cannot_be_read_are_left_out_of_a_refusals_report(
+    threshold_bone: LoadedPipeline, request_of: Callable[..., PerformRequest]
+) -> None:
+    request = request_of()
+    first, *others = request.inputs["ct"]
+    first.write_bytes(b"no DICOM")
+    manifest = threshold_bone.entry.manifest
+    report = refuse(manifest, request, "input-unreadable", "It cannot be read.").ds
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert len(series.ReferencedSOPSequence) == len(others)
+    for path in others:
+        path.unlink()
+    with pytest.raises(InputError, match="whose study it is"):
+        refuse(manifest, request, "input-unreadable", "It cannot be read.")
 
 
 def test_a_loaded_pipeline_is_kept(tmp_path: Path) -> None:
