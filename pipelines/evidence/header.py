@@ -104,7 +104,7 @@ def series_attributes(request: EvidenceRequest, kind: str) -> dict[str, Any]:
     date, time = DA(started.date()), TM(started.time().replace(tzinfo=None))
     return {
         "series_instance_uid": derive_series_uid(root, workitem_uid=uid, kind=kind),
-        "series_number": FIRST_SERIES_NUMBER + 2 * offset + (kind != "SEG"),
+        "series_number": FIRST_SERIES_NUMBER + 2 * offset + (kind.partition("/")[0] != "SEG"),
         "sop_instance_uid": derive_sop_instance_uid(root, workitem_uid=uid, kind=kind),
         "instance_number": 1,
         "manufacturer": manifest.manufacturer,
