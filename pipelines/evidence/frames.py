@@ -48,7 +48,8 @@ class Frames:
         """Stored values of one frame, an unsigned integer each; shape (rows, columns)."""
         plane: NDArray[Any] = self.labels[self.slices[index]]
         if self.segments.size:
-            return (plane == self.segments[index]).view(np.uint8)
+            mask: NDArray[np.bool_] = plane == self.segments[index]
+            return mask.view(np.uint8)
         values: NDArray[Any] = self.table[plane]
         return values
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from pipelines.errors import UnprovenError
-from pipelines.evidence.readback import Written, WrittenFrame, encode, read_back, written_frames
+from pipelines.evidence.readback import Written, WrittenFrame, read_back, written_frames
 from pipelines.evidence.request import SegmentResidual
 from pipelines.result import AnalysisResult, SourceSeries
 
@@ -39,6 +40,13 @@ class _Tally:
 def prove(ds: Dataset, result: AnalysisResult, source: SourceSeries) -> tuple[SegmentResidual, ...]:
     """Encode a SEG and prove the bytes: `prove_encoded`."""
     return prove_encoded(encode(ds), result, source)
+
+
+def encode(ds: Dataset) -> bytes:
+    """The file (PS3.10) of a data set with file meta information."""
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def prove_encoded(
@@ -121,11 +129,11 @@ def _add_segment(
     plane: NDArray[Any],
 ) -> None:
     """A frame of one segment."""
-    if frame.segment_number not in by_number:
+    number = by_number.get(frame.segment_number or 0)
+    if number is None:
         raise UnprovenError(
             f"A frame belongs to segment {frame.segment_number}, which is not described."
         )
-    number = by_number[frame.segment_number]
     read[number].differing += int(np.count_nonzero(frame.values != (plane == number)))
     _add_voxels(read[number], np.flatnonzero(frame.values != 0), frame)
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import RLELossless
 
 from pipelines.errors import UnprovenError
@@ -56,26 +58,45 @@ class WrittenFrame:
     column_step: NDArray[np.float64]
 
 
-def encode(ds: Dataset) -> bytes:
-    """The file (PS3.10) of a data set with file meta information."""
-    buffer = BytesIO()
-    ds.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
 def read_back(encoded: bytes) -> Written:
     """Parse a file, its Pixel Data left where it is."""
     file = BytesIO(encoded)
     ds = dcmread(file, stop_before_pixels=True)
     compressed = ds.file_meta.TransferSyntaxUID.is_compressed
+    # What is native is not copied.
     rest = data_element_generator(
         file, is_implicit_VR=False, is_little_endian=True, defer_size=None if compressed else 0
     )
     element = next(rest, None)
-    if element is None or element.value is not None:
-        return Written(ds=ds, pixel_data=element.value if element else b"")
+    if not isinstance(element, RawDataElement):
+        return Written(ds=ds, pixel_data=b"")
+    if element.value is not None:
+        return Written(ds=ds, pixel_data=element.value)
     start = element.value_tell
     return Written(ds=ds, pixel_data=memoryview(encoded)[start : start + element.length])
+
+
+class Groups:
+    """Items of functional groups, each distinct one parsed once: frames of a slice, or of a segment, share theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[BaseTag, bytes], Dataset] = {}
+
+    def first(self, groups: Dataset, keyword: str) -> Dataset | None:
+        """The first item of a functional group of a frame, None where the frame does not have it."""
+        tag = Tag(keyword)
+        if tag not in groups:
+            return None
+        element = groups.get_item(tag)
+        if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
+            key = (tag, element.value)
+            if key not in self._known:
+                items = groups[tag].value
+                if not items:
+                    return None
+                self._known[key] = items[0]
+            return self._known[key]
+        return element.value[0] if element is not None and element.value else None
 
 
 def written_frames(written: Written) -> Iterator[WrittenFrame]:
@@ -94,17 +115,17 @@ def written_frames(written: Written) -> Iterator[WrittenFrame]:
     spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=np.float64)
     if len(ds.PerFrameFunctionalGroupsSequence) != int(ds.NumberOfFrames):
         raise UnprovenError("The SEG has not one functional group per frame.")
-    decoded = _decoded(written)
+    decoded, known = _decoded(written), Groups()
     for groups in ds.PerFrameFunctionalGroupsSequence:
-        identification = groups.get("SegmentIdentificationSequence") or shared.get(
-            "SegmentIdentificationSequence"
-        )
+        of_segment = known.first(groups, "SegmentIdentificationSequence")
+        of_segment = of_segment or known.first(shared, "SegmentIdentificationSequence")
+        place = known.first(groups, "PlanePositionSequence")
+        if place is None:
+            raise UnprovenError("A frame of the SEG has no PlanePositionSequence.")
         yield WrittenFrame(
-            segment_number=int(identification[0].ReferencedSegmentNumber)
-            if identification
-            else None,
+            segment_number=int(of_segment.ReferencedSegmentNumber) if of_segment else None,
             values=next(decoded),
-            origin=np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64),
+            origin=np.array(place.ImagePositionPatient, dtype=np.float64),
             row_step=orientation[3:] * spacing[0],
             column_step=orientation[:3] * spacing[1],
         )
@@ -156,5 +177,5 @@ def _native(written: Written) -> Iterator[NDArray[Any]]:
         part = written.pixel_data[first * bits // 8 : -(-(first + some) * bits // 8)]
         if len(part) * 8 < some * bits:
             raise ValueError("it is shorter than its frames")
-        values, _ = decoder.as_array(part, raw=True, number_of_frames=some, **options)
+        values, _ = decoder.as_array(part, raw=True, **options | {"number_of_frames": some})
         yield from values.reshape(some, int(ds.Rows), int(ds.Columns))
