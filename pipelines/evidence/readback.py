@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.filereader import data_element_generator
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import BaseTag, Tag
@@ -91,12 +91,20 @@ class Groups:
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
             key = (tag, element.value)
             if key not in self._known:
-                items = groups[tag].value
+                # Beside the data set: there it stays encoded, and is told from others by that.
+                items = convert_raw_data_element(element, ds=groups).value
                 if not items:
                     return None
                 self._known[key] = items[0]
             return self._known[key]
         return element.value[0] if element is not None and element.value else None
+
+    def encoding(self, groups: Dataset, keyword: str) -> bytes:
+        """A functional group of a frame as it is encoded: what tells it from others without parsing it."""
+        element = groups.get_item(Tag(keyword)) if Tag(keyword) in groups else None
+        if isinstance(element, RawDataElement):
+            return element.value or b""
+        return repr(element).encode()
 
 
 def written_frames(written: Written) -> Iterator[WrittenFrame]:
