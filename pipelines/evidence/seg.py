@@ -87,7 +87,9 @@ def create_seg(request: EvidenceRequest, form: SegForm = BINARY) -> Dataset | No
         images = [with_functional_groups(images, frame_numbers)]
         planes = planes[by_frame(frame_numbers)]
     for image in images:
-        image.Rows, image.Columns = planes.shape[1:]
+        # New elements: those that are there are the source's too.
+        image.add_new("Rows", "US", planes.shape[1])
+        image.add_new("Columns", "US", planes.shape[2])
     ds = Segmentation(
         source_images=images,
         pixel_array=planes,
