@@ -1,6 +1,7 @@
 """Files of one series -> a volume in patient space: `read_series`.
 
-A series is single-frame images, or one multi-frame reconstruction of nuclear medicine (`reconstruction`).
+A series is single-frame images, one enhanced multi-frame image (`enhanced`), or one multi-frame reconstruction of
+nuclear medicine (`reconstruction`).
 
 This is the door of the pipelines: what passes has pixels, modality values and a regular place in space, and what
 does not is refused with a code and a sentence that names the instance. Behind it nobody checks again.
@@ -14,22 +15,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from highdicom import Volume
-from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels.processing import apply_modality_lut
-from pydicom.pixels.utils import pixel_array
 
+from pipelines.enhanced import frame_headers, is_enhanced
 from pipelines.errors import InputError
 from pipelines.geometry import fit_grid
+from pipelines.pixels import frame_values, modality_values
 from pipelines.reconstruction import is_nuclear, place_frames
 from pipelines.result import SourceSeries
 
-_INT16 = np.iinfo(np.int16)
 #: What reading a damaged or foreign file raises.
 _READ_ERRORS = (
     InvalidDicomError,
@@ -42,18 +39,6 @@ _READ_ERRORS = (
     TypeError,
     NotImplementedError,
     struct.error,
-)
-#: What decoders raise on damaged, truncated or unsupported pixel data; pydicom wraps those of its plug-ins.
-_DECODE_ERRORS = (
-    RuntimeError,
-    ValueError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    NotImplementedError,
-    OverflowError,
-    OSError,
-    EOFError,
 )
 #: What is read of a header besides its pixels: parsed at the door, where a damaged element has an answer.
 _HEADER = (
@@ -72,8 +57,8 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
     Parameters
     ----------
     files
-        DICOM files of one series, in any order and any transfer syntax that can be decoded: single-frame images, or
-        one multi-frame NM image (RECON TOMO).
+        DICOM files of one series, in any order and any transfer syntax that can be decoded: single-frame images, one
+        enhanced CT, MR or PET image, or one multi-frame NM image (RECON TOMO).
 
     Returns
     -------
@@ -91,6 +76,8 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
     datasets = [_read(path, number) for number, path in enumerate(files, start=1)]
     if any(is_nuclear(ds) for ds in datasets):
         return _read_reconstruction(datasets)
+    if any(is_enhanced(ds) for ds in datasets):
+        return _read_enhanced(datasets)
     if len(files) < 2:
         raise InputError(
             f"The series has {len(files)} image(s): a volume needs two at least.",
@@ -101,7 +88,7 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
     ordered = [datasets[index] for index in grid.order]
     _demand_readable(ordered[0])
     volume = Volume(
-        array=_modality_values(ordered),
+        array=modality_values(ordered),
         affine=grid.affine,
         coordinate_system="PATIENT",
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID") or None,
@@ -111,15 +98,9 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
 
 def _read_reconstruction(datasets: Sequence[Dataset]) -> SourceSeries:
     """One multi-frame object is the whole series; each frame gets a header as a slice of its own would have."""
-    if len(datasets) > 1:
-        raise InputError(
-            f"The series has {len(datasets)} images of nuclear medicine, each a volume: send the one that is meant.",
-            code="input-several-volumes",
-        )
-    ds = datasets[0]
-    _demand_readable(ds)
+    ds = _only(datasets)
     placed = place_frames(ds)
-    values = _frames(ds)[[number - 1 for number in placed.frame_numbers]]
+    values = frame_values(ds)[[number - 1 for number in placed.frame_numbers]]
     volume = Volume(
         array=values,
         affine=placed.affine,
@@ -137,6 +118,35 @@ def _read_reconstruction(datasets: Sequence[Dataset]) -> SourceSeries:
     return SourceSeries(
         volume=volume, datasets=tuple(slices), frame_numbers=tuple(placed.frame_numbers)
     )
+
+
+def _read_enhanced(datasets: Sequence[Dataset]) -> SourceSeries:
+    """One enhanced image is the whole series."""
+    ds = _only(datasets)
+    headers = frame_headers(ds)
+    grid = fit_grid(headers)
+    volume = Volume(
+        array=frame_values(ds, headers)[list(grid.order)],
+        affine=grid.affine,
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=ds.get("FrameOfReferenceUID") or None,
+    )
+    return SourceSeries(
+        volume=volume,
+        datasets=tuple(headers[number] for number in grid.order),
+        frame_numbers=tuple(number + 1 for number in grid.order),
+    )
+
+
+def _only(datasets: Sequence[Dataset]) -> Dataset:
+    """The image that is a whole volume."""
+    if len(datasets) > 1:
+        raise InputError(
+            f"The series has {len(datasets)} multi-frame images, each a volume: send the one that is meant.",
+            code="input-several-volumes",
+        )
+    _demand_readable(datasets[0])
+    return datasets[0]
 
 
 def _read(path: Path, number: int) -> Dataset:
@@ -177,10 +187,11 @@ def _demand_slice(ds: Dataset) -> None:
             f"Instance {uid} is no image: it has no Rows, Columns or Pixel Data.",
             code="input-no-pixels",
         )
-    several = int(ds.get("NumberOfFrames") or 1) != 1 and not is_nuclear(ds)
-    if "SharedFunctionalGroupsSequence" in ds or several:
+    several = "SharedFunctionalGroupsSequence" in ds or int(ds.get("NumberOfFrames") or 1) != 1
+    if several and not is_nuclear(ds) and not is_enhanced(ds):
         raise InputError(
-            f"Instance {uid} is a multi-frame image; of these only reconstructions of nuclear medicine are read.",
+            f"Instance {uid} is a multi-frame image; of these only enhanced CT, MR and PET and reconstructions of "
+            "nuclear medicine are read.",
             code="input-multi-frame",
         )
     photometric = str(ds.get("PhotometricInterpretation", ""))
@@ -194,6 +205,7 @@ def _demand_slice(ds: Dataset) -> None:
         raise InputError(f"Instance {uid} is a localizer (Image Type).", code="input-localizer")
     if (
         ds.get("Modality") == "CT"
+        and not is_enhanced(ds)
         and "ModalityLUTSequence" not in ds
         and (ds.get("RescaleSlope") is None or ds.get("RescaleIntercept") is None)
     ):
@@ -230,90 +242,3 @@ def _first_repeated(uids: Iterable[str]) -> str | None:
             return uid
         seen.add(uid)
     return None
-
-
-# -- pixels -------------------------------------------------------------------------------------
-
-
-def _modality_values(datasets: Sequence[Dataset]) -> NDArray[Any]:
-    """Decode slice by slice, dropping each Pixel Data; shape (slices, rows, columns), int16 or float32."""
-    shape = (len(datasets), int(datasets[0].Rows), int(datasets[0].Columns))
-    stack: NDArray[Any] = np.empty(shape, np.int16)
-    for index, ds in enumerate(datasets):
-        try:
-            values = _rescaled(ds, _stored_values(ds))
-        except _DECODE_ERRORS as error:
-            raise InputError(
-                f"The pixels of instance {ds.SOPInstanceUID} cannot be decoded "
-                f"({ds.file_meta.TransferSyntaxUID.name}): {error}",
-                code="input-unreadable-pixels",
-            ) from error
-        if stack.dtype == np.int16 and not _is_int16(values):
-            # One slice that does not fit makes all of them float32, which holds every int16 exactly.
-            stack = stack.astype(np.float32)
-        stack[index] = values
-        del ds.PixelData
-    return stack
-
-
-def _frames(ds: Dataset) -> NDArray[Any]:
-    """Values of a multi-frame image, dropping its Pixel Data; shape (frames, rows, columns), int16 or float32."""
-    try:
-        values = _rescaled(ds, pixel_array(ds))
-    except _DECODE_ERRORS as error:
-        raise InputError(
-            f"The pixels of instance {ds.SOPInstanceUID} cannot be decoded "
-            f"({ds.file_meta.TransferSyntaxUID.name}): {error}",
-            code="input-unreadable-pixels",
-        ) from error
-    del ds.PixelData
-    return values.astype(np.int16 if _is_int16(values) else np.float32)
-
-
-def _is_int16(values: NDArray[Any]) -> bool:
-    return bool(
-        np.issubdtype(values.dtype, np.integer)
-        and values.min() >= _INT16.min
-        and values.max() <= _INT16.max
-    )
-
-
-def _rescaled(ds: Dataset, stored: NDArray[Any]) -> NDArray[Any]:
-    """Modality values of one slice (PS3.3 C.11.1): integers where the rescale is made of integers."""
-    if "ModalityLUTSequence" in ds:
-        looked_up: NDArray[Any] = apply_modality_lut(stored, ds)
-        return looked_up
-    slope = float(ds.get("RescaleSlope", 1) or 0)
-    intercept = float(ds.get("RescaleIntercept", 0) or 0)
-    if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise ValueError("Rescale Slope is zero or no number")
-    if (slope, intercept) == (1, 0):
-        return stored
-    if slope.is_integer() and intercept.is_integer():
-        return stored.astype(np.int64 if stored.itemsize > 2 else np.int32) * int(slope) + int(
-            intercept
-        )
-    return (stored * slope + intercept).astype(np.float32)
-
-
-def _stored_values(ds: Dataset) -> NDArray[Any]:
-    """Stored values of one slice; shape (rows, columns)."""
-    syntax = ds.file_meta.TransferSyntaxUID
-    allocated, stored = int(ds.BitsAllocated), int(ds.BitsStored)
-    if stored < 1 or ds.PixelRepresentation not in (0, 1):
-        raise ValueError("Bits Stored or Pixel Representation has no such value")
-    if syntax.is_compressed or not syntax.is_little_endian or allocated not in (8, 16):
-        return pixel_array(ds)
-    # Uncompressed little endian: pydicom's checks cost three times the copy, and most CT is this.
-    signed = bool(ds.PixelRepresentation)
-    dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
-    rows, columns = int(ds.Rows), int(ds.Columns)
-    expected = rows * columns * dtype.itemsize
-    if len(ds.PixelData) < expected:
-        raise ValueError(f"{len(ds.PixelData)} bytes of Pixel Data instead of {expected}")
-    values = np.frombuffer(ds.PixelData, dtype, count=rows * columns).reshape(rows, columns)
-    if stored < allocated:
-        # PS3.5 8.1.1: the bits above High Bit may hold anything (once: overlays).
-        spare = allocated - stored
-        values = np.right_shift(np.left_shift(values, spare), spare)
-    return values

@@ -73,11 +73,6 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_encoded(self) -> Profile:
-        # TID 1411 refers to segments: without a SEG the report would have to say that there are none.
-        if self.report and self.segmentation is SegmentationType.NONE:
-            raise ValueError(
-                "report: needs a SEG to refer to; choose a segmentation, or report = false"
-            )
         # PS3.5 8.2.3: JPEG-LS is for samples of 2 to 16 bits; a BINARY SEG has one.
         if self.segmentation is SegmentationType.BINARY and self.compression is Compression.JPEG_LS:
             raise ValueError(

@@ -1,22 +1,22 @@
 """No result leaves unproven: a SEG we wrote, read back from its bytes, says what the label map says.
 
-The way back shares no code with the way out: the encoded bytes are parsed, bits unpacked and frames placed by
-the Image Plane attributes that were written, and not by the source or by highdicom. A mask that is flipped,
-shifted, reordered or numbered otherwise is found by its place in the patient.
+A mask that is flipped, shifted, reordered or numbered otherwise is found by its place in the patient, in every form:
+BINARY and LABELMAP, native and compressed. What is read, and how, is `readback`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from pipelines.errors import UnprovenError
+from pipelines.evidence.readback import Written, WrittenFrame, read_back, written_frames
 from pipelines.result import AnalysisResult, SourceSeries
 from storage.model import SegmentResidual
 
@@ -37,21 +37,6 @@ class _Tally:
     position_sum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Frame:
-    segment_number: int
-    #: Rows and columns of the frame.
-    shape: tuple[int, int]
-    #: The band of rows that holds all its voxels: bool, shape (rows of the band, columns).
-    mask: NDArray[np.bool_]
-    #: First row of the band.
-    first_row: int
-    #: Indices (row, column) -> LPS mm, as (origin, step of row, step of column).
-    origin: NDArray[np.float64]
-    row_step: NDArray[np.float64]
-    column_step: NDArray[np.float64]
-
-
 def prove(ds: Dataset, result: AnalysisResult, source: SourceSeries) -> tuple[SegmentResidual, ...]:
     """Encode a SEG and prove the bytes: `prove_encoded`."""
     return prove_encoded(encode(ds), result, source)
@@ -67,12 +52,19 @@ def encode(ds: Dataset) -> bytes:
 def prove_encoded(
     encoded: bytes, result: AnalysisResult, source: SourceSeries
 ) -> tuple[SegmentResidual, ...]:
-    """Read a SEG back from its encoding and compare it, in patient space, with the label map.
+    """Read a SEG back from its encoding and compare it with the label map: `prove_written`."""
+    return prove_written(read_back(encoded), result, source)
+
+
+def prove_written(
+    written: Written, result: AnalysisResult, source: SourceSeries
+) -> tuple[SegmentResidual, ...]:
+    """Compare a SEG that was read back, in patient space, with the label map. One frame at a time is in memory.
 
     Parameters
     ----------
-    encoded
-        The file of a BINARY Segmentation.
+    written
+        A BINARY or LABELMAP Segmentation, native or compressed.
     result
         What it was made of.
     source
@@ -88,28 +80,26 @@ def prove_encoded(
     UnprovenError
         Naming the segment and how far off it is.
     """
-    written = dcmread(BytesIO(encoded))
-    numbers = {str(item.TrackingID): int(item.SegmentNumber) for item in written.SegmentSequence}
-    by_number = {
-        numbers[item.label]: item.number for item in result.segments if item.label in numbers
-    }
-    if len(by_number) != len(written.SegmentSequence):
-        raise UnprovenError("The SEG describes segments that the result does not have.")
-    if written.FrameOfReferenceUID != (
-        source.volume.frame_of_reference_uid or written.FrameOfReferenceUID
-    ):
+    ds = written.ds
+    by_number = _numbers(ds, result)
+    if ds.FrameOfReferenceUID != (source.volume.frame_of_reference_uid or ds.FrameOfReferenceUID):
         raise UnprovenError("The SEG lies in another Frame of Reference than its source.")
-    read = {number: _Tally() for number in (item.number for item in result.segments)}
-    for frame in _frames(written):
-        if frame.segment_number not in by_number:
-            raise UnprovenError(
-                f"A frame belongs to segment {frame.segment_number}, which is not described."
-            )
-        _add_frame(read[by_number[frame.segment_number]], frame, by_number, result)
+    read = {segment.number: _Tally() for segment in result.segments}
+    planes: dict[tuple[float, ...], int] = {}
+    for frame in written_frames(written):
+        place = tuple(frame.origin)
+        if place not in planes:
+            planes[place] = _plane_index(frame, result)
+        plane = result.label_map.array[planes[place]]
+        if frame.segment_number is None:
+            _add_labels(read, frame, by_number, plane)
+        else:
+            _add_segment(read, frame, by_number, plane)
     expected = _expected(result)
-    voxel_ml = _voxel_ml(written)
     residuals = tuple(
-        _residual(segment.label, read[segment.number], expected[segment.number], (voxel_ml, result))
+        _residual(
+            segment.label, read[segment.number], expected[segment.number], (_voxel_ml(ds), result)
+        )
         for segment in result.segments
     )
     for residual in residuals:
@@ -117,91 +107,87 @@ def prove_encoded(
     return residuals
 
 
-def _frames(ds: Dataset) -> Iterator[_Frame]:
-    """The frames, each with its bits and its own place."""
-    shared = ds.SharedFunctionalGroupsSequence[0]
-    orientation = np.array(
-        shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64
-    )
-    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=np.float64)
-    pixels, shape = bytes(ds.PixelData), (int(ds.Rows), int(ds.Columns))
-    if len(ds.PerFrameFunctionalGroupsSequence) != int(ds.NumberOfFrames):
-        raise UnprovenError("The SEG has not one functional group per frame.")
-    for index, groups in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        identification = groups.get("SegmentIdentificationSequence") or (
-            shared.SegmentIdentificationSequence
-        )
-        mask, first_row = _band(pixels, index, shape)
-        yield _Frame(
-            segment_number=int(identification[0].ReferencedSegmentNumber),
-            shape=shape,
-            mask=mask,
-            first_row=first_row,
-            origin=np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64),
-            row_step=orientation[3:] * spacing[0],
-            column_step=orientation[:3] * spacing[1],
-        )
+def _numbers(ds: Dataset, result: AnalysisResult) -> dict[int, int]:
+    """Segment Number -> number in the result, by Tracking ID; of LABELMAP with the background."""
+    wanted = {segment.label: segment.number for segment in result.segments}
+    found: dict[int, int] = {}
+    for item in ds.SegmentSequence:
+        # PS3.3 C.8.20.2.3: all values of a label map are described, those that are no segment too.
+        if ds.SegmentationType == "LABELMAP" and item.SegmentNumber == 0:
+            found[0] = 0
+        elif item.get("TrackingID") in wanted:
+            found[int(item.SegmentNumber)] = wanted[item.TrackingID]
+    if len(found) != len(ds.SegmentSequence):
+        raise UnprovenError("The SEG describes segments that the result does not have.")
+    return found
 
 
-def _band(pixels: bytes, index: int, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], int]:
-    """The rows of a frame from its first byte that is not zero to its last, and where they start."""
-    rows, columns = shape
-    start, end = index * rows * columns, (index + 1) * rows * columns
-    if len(pixels) * 8 < end:
-        raise UnprovenError("Pixel Data of the SEG is shorter than its frames.")
-    filled = np.flatnonzero(np.frombuffer(pixels[start // 8 : -(-end // 8)], np.uint8))
-    if not filled.size:
-        return np.zeros((0, columns), bool), 0
-    # In bits from the frame's start; the first and last byte may belong to its neighbours too.
-    first = max(0, int(filled[0]) * 8 - start % 8) // columns
-    last = min(rows, -(-((int(filled[-1]) + 1) * 8 - start % 8) // columns))
-    bits = _bits(pixels, start + first * columns, (last - first) * columns)
-    return bits.reshape(last - first, columns), first
-
-
-def _bits(pixels: bytes, start: int, count: int) -> NDArray[np.bool_]:
-    """PS3.5 8.1.1: one bit a pixel, least significant first, frames not padded to bytes."""
-    first, last = start // 8, -(-(start + count) // 8)
-    bits = np.unpackbits(np.frombuffer(pixels[first:last], np.uint8), bitorder="little")
-    return bits[start % 8 : start % 8 + count].astype(bool)
-
-
-def _add_frame(
-    tally: _Tally, frame: _Frame, by_number: dict[int, int], result: AnalysisResult
+def _add_segment(
+    read: Mapping[int, _Tally],
+    frame: WrittenFrame,
+    by_number: Mapping[int, int],
+    plane: NDArray[Any],
 ) -> None:
-    in_rows, in_columns = (np.count_nonzero(frame.mask, axis=axis) for axis in (1, 0))
-    voxels = int(in_rows.sum())
-    tally.voxels += voxels
+    """A frame of one segment."""
+    number = by_number.get(frame.segment_number or 0)
+    if number is None:
+        raise UnprovenError(
+            f"A frame belongs to segment {frame.segment_number}, which is not described."
+        )
+    read[number].differing += int(np.count_nonzero(frame.values != (plane == number)))
+    _add_voxels(read[number], np.flatnonzero(frame.values != 0), frame)
+
+
+def _add_labels(
+    read: Mapping[int, _Tally],
+    frame: WrittenFrame,
+    by_number: Mapping[int, int],
+    plane: NDArray[Any],
+) -> None:
+    """A frame of all segments."""
+    undescribed = [int(value) for value in np.unique(frame.values) if int(value) not in by_number]
+    if undescribed:
+        raise UnprovenError(f"The SEG holds the value {undescribed[0]}, which is not described.")
+    table = np.zeros(max(by_number) + 1, plane.dtype)
+    for number, value in by_number.items():
+        table[number] = value
+    labels = table[frame.values]
+    off = labels != plane
+    for number in np.unique(np.concatenate([labels[off], plane[off]])):
+        if number:
+            read[int(number)].differing += int(np.count_nonzero((labels == number) & off)) + int(
+                np.count_nonzero((plane == number) & off)
+            )
+    inside = np.flatnonzero(labels)
+    order = np.argsort(labels.ravel()[inside], kind="stable")
+    numbers, starts = np.unique(labels.ravel()[inside][order], return_index=True)
+    for number, part in zip(numbers, np.split(inside[order], starts[1:]), strict=True):
+        _add_voxels(read[int(number)], part, frame)
+
+
+def _add_voxels(tally: _Tally, inside: NDArray[np.int64], frame: WrittenFrame) -> None:
+    """Voxels of one segment in one frame, as indices into its pixels."""
+    columns = frame.values.shape[1]
+    row_sum = int((inside // columns).sum())
+    tally.voxels += inside.size
     tally.position_sum += (
-        voxels * frame.origin
-        + (in_rows @ np.arange(frame.first_row, frame.first_row + in_rows.size)) * frame.row_step
-        + (in_columns @ np.arange(in_columns.size)) * frame.column_step
-    )
-    # Voxels of the label map outside the band are missing in the frame: `voxels_off` counts them.
-    band = slice(frame.first_row, frame.first_row + len(frame.mask))
-    plane = result.label_map.array[_plane_index(frame, result), band]
-    tally.differing += int(
-        np.count_nonzero(frame.mask != (plane == by_number[frame.segment_number]))
+        inside.size * frame.origin
+        + row_sum * frame.row_step
+        + (int(inside.sum()) - columns * row_sum) * frame.column_step
     )
 
 
-def _plane_index(frame: _Frame, result: AnalysisResult) -> int:
+def _plane_index(frame: WrittenFrame, result: AnalysisResult) -> int:
     """The slice of the label map that a frame covers, by the places of its corners."""
     inverse = np.linalg.inv(result.label_map.affine)
-    last_row, last_column = frame.shape[0] - 1, frame.shape[1] - 1
+    last_row, last_column = (size - 1 for size in frame.values.shape)
+    places = [(row, column) for row in (0, last_row) for column in (0, last_column)]
     corners = np.array(
-        [
-            frame.origin + row * frame.row_step + column * frame.column_step
-            for row in (0, last_row)
-            for column in (0, last_column)
-        ]
+        [frame.origin + row * frame.row_step + column * frame.column_step for row, column in places]
     )
     indices = corners @ inverse[:3, :3].T + inverse[:3, 3]
     plane = round(float(indices[0, 0]))
-    wanted = np.array(
-        [(plane, row, column) for row in (0, last_row) for column in (0, last_column)]
-    )
-    misses = np.abs(indices - wanted).max(axis=0)
+    misses = np.abs(indices - [(plane, row, column) for row, column in places]).max(axis=0)
     inside = 0 <= plane < result.label_map.array.shape[0]
     # Rounding of the direction cosines tells at the far corner: half a pixel, or twice a plane's own tolerance.
     if not inside or misses[0] > 2 * PLACE_TOLERANCE or misses[1:].max() > CORNER_TOLERANCE:

@@ -70,7 +70,6 @@ def test_a_profile_of_ones_own_counts_over_one_that_ships(path: Path) -> None:
     ("text", "told"),
     [
         ("compression = 'jpeg-ls'", "jpeg-ls takes no single bits"),
-        ("segmentation = 'none'", "needs a SEG"),
         ("segmentation = 'fractional'", "binary"),
         ("colour = true", r"own\.colour: no such setting"),
     ],

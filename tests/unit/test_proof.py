@@ -44,8 +44,19 @@ def test_our_own_seg_is_proven(tmp_path: Path, orientation: str) -> None:
         assert residual.centroid_off_mm == pytest.approx(0, abs=1e-4)
 
 
+def _pixels(seg: Dataset) -> bytes:
+    """Pixel Data; that of an object never written is a stream."""
+    value = seg.PixelData
+    if isinstance(value, bytes):
+        return value
+    value.seek(0)
+    content: bytes = value.read()
+    value.seek(0)
+    return content
+
+
 def _masks(seg: Dataset) -> Masks:
-    bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
+    bits = np.unpackbits(np.frombuffer(_pixels(seg), np.uint8), bitorder="little")
     shape = (int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns))
     return bits[: np.prod(shape)].reshape(shape)
 
@@ -103,7 +114,7 @@ def _lose_a_frame(seg: Dataset) -> None:
 
 
 def _cut_pixels(seg: Dataset) -> None:
-    seg.PixelData = seg.PixelData[:-300]
+    seg.PixelData = _pixels(seg)[:-300]
 
 
 def _other_frame_of_reference(seg: Dataset) -> None:
