@@ -31,7 +31,7 @@ _KINDS = {
     "RTSTRUCT": "contours",
     "KO": "key images",
 }
-#: Series numbers of a run: the kinds above, and further ones.
+#: Series numbers of a run: of the kinds above, and room for more.
 _NUMBERS_PER_RUN = 10
 _RUNS = 900
 #: Type 2 of Patient and General Study that highdicom reads from the source (PS3.3 C.7.1.1, C.7.2.1).
@@ -289,17 +289,14 @@ def _time_zone(source: Dataset) -> tzinfo | None:
 
 
 def _series_number(request: Request, kind: str) -> int:
-    """The numbers of a run lie together, so that a viewer's list keeps its series together."""
-    root = request.installation.uid_root
+    """The numbers of a run lie together, so that a viewer's list keeps its series together.
 
-    def pick(count: int, *parts: str) -> int:
-        return int(derive_uid(root, *parts).rsplit(".", 1)[1]) % count
-
+    Forms of one kind (`SEG/labelmap/rle`, `SR with contours`) share a number: no destination gets two of them.
+    """
     known = list(_KINDS)
-    further = _NUMBERS_PER_RUN - len(known)
-    place = known.index(kind) if kind in known else len(known) + pick(further, "series", kind)
-    run = pick(_RUNS, "series number", request.workitem_uid)
-    return FIRST_SERIES_NUMBER + _NUMBERS_PER_RUN * run + place
+    place = known.index(re.split(r"[ /]", kind)[0])
+    run = derive_uid(request.installation.uid_root, "series number", request.workitem_uid)
+    return FIRST_SERIES_NUMBER + _NUMBERS_PER_RUN * (int(run.rsplit(".", 1)[1]) % _RUNS) + place
 
 
 def _series_description(title: str, what: str) -> str:

@@ -79,8 +79,10 @@ def test_every_object_is_another_one_in_a_series_of_its_own(request_: EvidenceRe
     assert len(set(uids)) == len(uids)
     series = {str(item.ds.SeriesInstanceUID) for item in made if item.kind != "SC"}
     assert len(series) == sum(item.kind != "SC" for item in made)
-    numbers = {(item.ds.SeriesNumber, str(item.ds.SeriesInstanceUID)) for item in made}
-    assert len({number for number, _ in numbers}) == len(numbers)
+    for name in ("all", "generic", "packed"):
+        got = [item for item in made if name in item.profiles]
+        pairs = {(item.ds.SeriesNumber, str(item.ds.SeriesInstanceUID)) for item in got}
+        assert len({number for number, _ in pairs}) == len(pairs)
 
 
 def test_the_same_request_makes_the_same_bytes_of_everything(request_: EvidenceRequest) -> None:
