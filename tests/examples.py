@@ -75,6 +75,18 @@ def bones(folder: Path, *, count: int = 6) -> Example:
     return Example(instances=tuple(instances), request=request)
 
 
+def empty_study(folder: Path, *, seed: int) -> Example:
+    """A few slices on which nothing was found."""
+    volume = volumes.make_volume()
+    instances = ct_series(volume, seed=seed)
+    source = _read(folder, instances)
+    spec = volumes.make_spec(1)
+    nothing = source.volume.with_array(np.zeros(source.volume.shape, np.uint8))
+    result = volumes.make_result(source, [spec], nothing)
+    request = volumes.make_request(source, specs=[spec], result=result, workitem_uid=f"2.25.{seed}")
+    return Example(instances=tuple(instances), request=request)
+
+
 def ct_skeleton(folder: Path) -> Example:
     """The skeleton of a phantom, as its truth says."""
     options = ProceduralOptions(slices=12, rows=200, columns=220, pixel_spacing=2, middle=110)

@@ -165,6 +165,11 @@ class Viewer:
             for item in found
         ]
 
+    def text_with(self, words: str) -> str:
+        """All that the page says, once it says these words."""
+        self.page.get_by_text(words).first.wait_for(timeout=_SHOWN_MS)
+        return self.page.locator("body").inner_text()
+
     def next_measurement(self) -> None:
         """Go to the next measurement group of the report, on whatever slice."""
         self.page.locator("[data-cy='viewport-pane'] svg.rotate-180").click(timeout=_SHOWN_MS)

@@ -171,15 +171,18 @@ def new_instance(
     return ds
 
 
-def finish(ds: Dataset, request: Request) -> None:
-    """What highdicom leaves out or invents: equipment, time zone, names, creation time."""
+def finish(ds: Dataset, request: Request, *, also: Sequence[Code] = ()) -> None:
+    """What highdicom leaves out or invents: equipment, time zone, names, creation time.
+
+    `also` are codes that `ds` has and the request does not.
+    """
     source, started = request.header, content_time(request)
     ds.ContributingEquipmentSequence = contributing_equipment(request, source, started)
     ds.DeviceUID = request.device_uid
     ds.InstanceCreationDate = DA(started.date())
     ds.InstanceCreationTime = TM(started.time().replace(tzinfo=None))
     ds.TimezoneOffsetFromUTC = started.strftime("%z")
-    _identify_private_schemes(ds, request.codes)
+    _identify_private_schemes(ds, (*request.codes, *also))
     for keyword in ("PatientName", "ReferringPhysicianName"):
         setattr(ds, keyword, source.get(keyword))
 

@@ -1,9 +1,9 @@
-"""Outlines in the SR: a TID 1410 group beside each TID 1411 group, for viewers that draw none from a SEG.
+"""Outlines in the SR: TID 1410 groups, for viewers that draw nothing from a SEG and list nothing without a place.
 
-OHIF opens a report of TID 1411 groups as an empty black view: it neither draws nor lists what is tied to a segment
-only. It merges groups of the same Tracking Unique Identifier, so a planar group beside each makes it go to a slice,
-draw the outline and label it with the first five of: measurements, finding site. The planar group has none of these,
-else each would be listed twice; TID 1411 stays complete for all others.
+OHIF (seen with 3.13.2) opens a report as an empty black view if one group of its Imaging Measurements has no spatial
+coordinates, and those of TID 1411 and 1501 have none. It merges groups of the same Tracking Unique Identifier: a
+planar group beside each makes it go to a slice, draw the line and label it with the first five of measurements and
+finding site. The planar group has none of these, else each would be listed twice; the other stays complete for all.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from highdicom.sr import (
     SourceImageForRegion,
     TrackingIdentifier,
 )
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from pipelines.evidence.keyslices import Contour, polygons
-from pipelines.evidence.request import EvidenceRequest
+from pipelines.evidence.request import EvidenceRequest, statements
 from pipelines.result import AnalysisResult
 
+#: Number and Tracking Identifier of the group that concerns no single segment.
+WHOLE: Final = 0
+WHOLE_RESULT: Final = "Whole result"
 #: A slice will do on which a segment has this share of its largest area.
 _NEARLY_LARGEST: Final = 0.9
 #: Points of one outline: Graphic Data (0070,0022) is FL, whose explicit length has 16 bits (PS3.5 7.1.2).
@@ -37,7 +41,8 @@ def outline_slices(result: AnalysisResult) -> dict[int, int]:
     """The slice on which each segment is outlined: few on any one, for their labels hide each other.
 
     Each segment chooses among the slices where it has at least 90 % of its largest area the one with the fewest
-    outlines so far, of those the one where it is largest; segments with the least choice come first.
+    outlines so far, of those the one where it is largest; segments with the least choice come first. The whole result
+    (all segments together, number 0) chooses last, if anything is said of it.
 
     Parameters
     ----------
@@ -47,31 +52,35 @@ def outline_slices(result: AnalysisResult) -> dict[int, int]:
     Returns
     -------
     dict
-        Segment number -> index on axis 0, by increasing number. Segments without a voxel are left out.
+        Segment number, 0 for the whole result -> index on axis 0; by increasing number, the whole result last. What has
+        no voxel is left out.
     """
     count = len(result.segments) + 1
     areas = np.array(
         [np.bincount(plane[plane > 0], minlength=count) for plane in result.label_map.array]
     )
+    if any(item.segment_number is None for item in statements(result)):
+        areas[:, WHOLE] = areas.sum(axis=1)
     choices = {
         int(number): np.flatnonzero(areas[:, number] >= _NEARLY_LARGEST * areas[:, number].max())
         for number in np.flatnonzero(areas.any(axis=0))
     }
     outlines = np.zeros(len(areas), np.int64)
     chosen = {}
-    for number in sorted(choices, key=lambda number: (choices[number].size, number)):
+    for number in sorted(choices, key=lambda n: (n == WHOLE, choices[n].size, n)):
         index = min(choices[number], key=lambda index: (outlines[index], -areas[index, number]))
         outlines[index] += 1
         chosen[number] = int(index)
-    return dict(sorted(chosen.items()))
+    return {number: chosen[number] for number in sorted(chosen, key=lambda n: (n == WHOLE, n))}
 
 
 def planar_groups(
     request: EvidenceRequest, images: Sequence[Dataset]
 ) -> dict[int, PlanarROIMeasurementsAndQualitativeEvaluations]:
-    """TID 1410 for each segment that has voxels.
+    """TID 1410 for each segment that has voxels, and for the whole result if anything is said of it.
 
-    A segment of several parts is outlined around the part that is largest on that slice; holes are left out.
+    A segment of several parts is outlined around the part that is largest on that slice; holes are left out. The
+    whole result is framed by a box around all that is segmented on its slice.
 
     Parameters
     ----------
@@ -83,32 +92,60 @@ def planar_groups(
     Returns
     -------
     dict
-        Segment number -> group, by increasing number.
+        Segment number, 0 for the whole result -> group, in the order of `outline_slices`.
     """
     frames, labels = request.source.frame_numbers, request.result.label_map.array
     groups = {}
     for number, index in outline_slices(request.result).items():
-        segment = request.result.segments[number - 1]
         image = SourceImageForRegion(
             referenced_sop_class_uid=images[index].SOPClassUID,
             referenced_sop_instance_uid=images[index].SOPInstanceUID,
             referenced_frame_numbers=[frames[index]] if frames else None,
         )
-        outer = [lines[0] for lines in polygons(labels[index] == number)]
-        groups[number] = PlanarROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=TrackingIdentifier(
-                uid=request.tracking_uid(number), identifier=segment.label
-            ),
-            referenced_region=ImageRegion(
-                graphic_type=GraphicTypeValues.POLYLINE,
-                # PS3.3 C.18.6.1.2: the corner of the first pixel is (0, 0), its centre (0.5, 0.5).
-                graphic_data=_drawable(max(outer, key=_area)) + 0.5,
-                source_image=image,
-            ),
-            finding_category=segment.spec.category.to_code(),
-            finding_type=segment.spec.type.to_code(),
+        plane = labels[index]
+        line = _outline(plane == number) if number else _box(plane > 0)
+        region = ImageRegion(
+            graphic_type=GraphicTypeValues.POLYLINE,
+            # PS3.3 C.18.6.1.2: the corner of the first pixel is (0, 0), its centre (0.5, 0.5).
+            graphic_data=_drawable(line) + 0.5,
+            source_image=image,
         )
+        groups[number] = _group(request, number, region)
     return groups
+
+
+def _group(
+    request: EvidenceRequest, number: int, region: ImageRegion
+) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+    uid = request.tracking_uid(number)
+    if number == WHOLE:
+        return PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=TrackingIdentifier(uid=uid, identifier=WHOLE_RESULT),
+            referenced_region=region,
+        )
+    segment = request.result.segments[number - 1]
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=uid, identifier=segment.label),
+        referenced_region=region,
+        finding_category=segment.spec.category.to_code(),
+        finding_type=segment.spec.type.to_code(),
+    )
+
+
+def _outline(mask: NDArray[np.bool_]) -> Contour:
+    """The line that encloses most."""
+    return max((lines[0] for lines in polygons(mask)), key=_area)
+
+
+def _box(mask: NDArray[np.bool_]) -> Contour:
+    """Around all pixels of a mask, and a pixel away where the image has one."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    top, left = (max(inside[0] - 1.5, -0.5) for inside in (rows, columns))
+    bottom, right = (
+        min(inside[-1] + 1.5, size - 0.5)
+        for inside, size in zip((rows, columns), mask.shape, strict=True)
+    )
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]])
 
 
 def _area(line: Contour) -> float:

@@ -1,8 +1,9 @@
 """No result is a result: a report that says in codes that an analysis was not done, and why.
 
 A radiologist who waits for a result, and a display that looks for one, find the answer where the result would be:
-in the study, in the series of the algorithm. It is a Measurement Report (TID 1500) whose one group, of the whole
-result (TID 1501), holds no measurement but three coded evaluations: how far it came, the standard's reason, ours.
+in the study. The report is laid out as one of a result (TID 1500), under a title of its own. Its Qualitative
+Evaluations say three things in codes (Row 13: how far the analysis came, the standard's reason, ours), and the reason
+in a sentence (Row 14).
 """
 
 from __future__ import annotations
@@ -15,11 +16,7 @@ from typing import Final
 
 from highdicom.sr import (
     Comprehensive3DSR,
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
     QualitativeEvaluation,
-    TrackingIdentifier,
 )
 from pydicom import Dataset
 from pydicom.errors import BytesLengthException
@@ -27,10 +24,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from pipelines.evidence.codes import PRIVATE_SCHEME
-from pipelines.evidence.equipment import algorithm_statement, observer_context
 from pipelines.evidence.header import finish, first_header, series_attributes
+from pipelines.evidence.report import measurement_report
 from pipelines.evidence.request import RefusalRequest
-from pipelines.evidence.sr import CAUTION, WHOLE_RESULT, comments, procedures_reported
 
 #: First words of the kinds that UIDs of refusals derive from; the whole kind is `refusal_kind`.
 KIND: Final = "SR refusal"
@@ -62,6 +58,7 @@ _INCOMPLETE: Final = frozenset(
     }
 )
 _OTHER_TYPE: Final = frozenset({"input-colour", "input-localizer", "input-modality"})
+_TITLE: Final = Code("NOT-DONE", PRIVATE_SCHEME, "Analysis not done")
 _STATUS: Final = Code("111065", "DCM", "Summary of Analyses")
 _REASON: Final = Code("DISC-REASON", PRIVATE_SCHEME, "Discontinuation reason")
 _DETAIL: Final = Code("DISC-DETAIL", PRIVATE_SCHEME, "Discontinuation reason in detail")
@@ -75,7 +72,7 @@ _DAMAGED: Final = (
     NotImplementedError,
     struct.error,
 )
-_NOT_DONE: Final = "There is no result: the analysis was not done."
+_NO_RESULT: Final = "There is no result: the analysis was not done."
 
 
 def create_refusal_sr(request: RefusalRequest) -> Dataset:
@@ -91,20 +88,15 @@ def create_refusal_sr(request: RefusalRequest) -> Dataset:
     """
     first, *others = [ds for source in request.sources for ds in source]
     request = replace(request, sources=((_readable(first), *others),))
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=request.tracking_uid, identifier=WHOLE_RESULT),
-        algorithm_id=algorithm_statement(request, complete=True),
-        qualitative_evaluations=_evaluations(request),
-    )
-    report = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=observer_context(request)),
-        procedure_reported=procedures_reported(request),
-        imaging_measurements=[group],
-    )
-    report[0].ContentSequence.append(comments(_NOT_DONE, request.message, CAUTION))
     ds = Comprehensive3DSR(
         evidence=[first_header(request.header), *others],
-        content=report,
+        content=measurement_report(
+            request,
+            measured=[],
+            sentences=[_NO_RESULT, request.message],
+            evaluated=[item for said in _evaluations(request) for item in said],
+            title=_TITLE,
+        ),
         is_complete=True,
         **series_attributes(request, refusal_kind(request), what="not done"),
     )

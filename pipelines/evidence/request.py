@@ -134,13 +134,6 @@ class RefusalRequest:
         return _device_uid(self.manifest, self.installation)
 
     @property
-    def tracking_uid(self) -> str:
-        """Tracking UID of what is said about the analysis as a whole, as of a result of this workitem."""
-        return derive_tracking_uid(
-            self.installation.uid_root, workitem_uid=self.workitem_uid, segment_number=0
-        )
-
-    @property
     def codes(self) -> tuple[Code, ...]:
         """What it says in codes that are not the standard's: the reason."""
         return (Code(self.code, PRIVATE_SCHEME, self.code.replace("-", " ").capitalize()[:64]),)

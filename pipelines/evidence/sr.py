@@ -2,29 +2,24 @@
 
 One group per segment: TID 1411 where the SEG has it (tied by Referenced Segment and tracking UID), TID 1501 where it
 has no voxel, so that a measured zero is said and not silent. What concerns the whole result has a TID 1501 group of
-its own. Beside the group of a segment may stand its outline on one slice (TID 1410). Notices are text under
-Qualitative Evaluations (TID 1500 Row 14).
+its own. Notices are text under Qualitative Evaluations (TID 1500 Row 14).
+
+With contours, beside each of these groups stands its outline on one slice (TID 1410); those that have no place in the
+images move to Qualitative Evaluations, for OHIF shows nothing of a report that has one under Imaging Measurements; and
+if that leaves no measurement, the report has another title, for OHIF shows it as text then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
 
 from highdicom.sr import (
-    CodedConcept,
     Comprehensive3DSR,
-    ContainerContentItem,
-    ContentSequence,
+    ContentItem,
     FindingSite,
-    MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
     ReferencedSegment,
-    RelationshipTypeValues,
     SourceSeriesForSegmentation,
-    TextContentItem,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -34,27 +29,19 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from pipelines.evidence.codes import MILLILITER, QUALITATIVE_EVALUATIONS
-from pipelines.evidence.equipment import algorithm_statement, observer_context
+from pipelines.evidence.codes import MILLILITER, PRIVATE_SCHEME
+from pipelines.evidence.equipment import algorithm_statement
 from pipelines.evidence.header import finish, series_attributes, source_images
 from pipelines.evidence.library import image_library
-from pipelines.evidence.outlines import planar_groups
-from pipelines.evidence.request import EvidenceRequest, Request, statements
+from pipelines.evidence.outlines import WHOLE, WHOLE_RESULT, planar_groups
+from pipelines.evidence.report import Group, measurement_report
+from pipelines.evidence.request import EvidenceRequest, statements
 from pipelines.evidence.seg import KIND as SEG_KIND
 from pipelines.evidence.seg import segment_numbers
 from pipelines.result import AnalysisResult, Measurement, Segment
 
-_Group: TypeAlias = (
-    MeasurementsAndQualitativeEvaluations
-    | PlanarROIMeasurementsAndQualitativeEvaluations
-    | VolumetricROIMeasurementsAndQualitativeEvaluations
-)
-
 KIND = "SR"
-#: Tracking Identifier of the group that concerns no single segment.
-WHOLE_RESULT = "Whole result"
-#: What every report says of itself, beside the coded Content Qualification.
-CAUTION = "Made by software for research. Not verified by a physician, not for diagnosis."
+_TITLE_OF_NOTHING = Code("NOTHING-FOUND", PRIVATE_SCHEME, "Nothing was segmented")
 _NOTHING_FOUND = (
     "No voxel was segmented: every structure looked for has a volume of zero, and there is no SEG."
 )
@@ -76,27 +63,31 @@ def create_sr(
     seg
         The SEG that groups refer to; None when no segment has a voxel, or when there shall be none.
     contours
-        Whether to add the outline of each segment (TID 1410).
+        Whether to add outlines, for viewers that draw none from a SEG.
     seg_kind
         The string that the UIDs of `seg` were derived with: reports that refer to other forms of a SEG are others.
 
     Returns
     -------
     pydicom.Dataset
-        Comprehensive 3D SR. Without a voxel `contours` and `seg_kind` change nothing, nor its UIDs.
+        Comprehensive 3D SR. Without a voxel `seg_kind` changes nothing, nor its UIDs.
     """
     numbers = segment_numbers(request.result)
-    kind = report_kind(seg_kind if seg else None, contours=contours) if numbers else KIND
     images, frames = source_images(request), request.source.frame_numbers
-    outlines = planar_groups(request, images) if contours else {}
-    report = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=observer_context(request)),
-        procedure_reported=procedures_reported(request),
-        imaging_measurements=_groups(request, seg, numbers, outlines),
-    )
+    groups = _groups(request, seg, numbers)
+    measured: list[Group] = list(groups.values())
+    elsewhere: list[ContentItem] = []
+    if contours:
+        outlines = planar_groups(request, images)
+        measured = [made[n] for n in outlines for made in (groups, outlines)]
+        elsewhere = [item for n in groups if n not in outlines for item in groups[n]]
     nothing = () if numbers else (_NOTHING_FOUND,)
     notices = (notice.message for notice in request.result.notices)
-    report[0].ContentSequence.append(comments(CAUTION, *nothing, *notices))
+    if not numbers:
+        # There is no SEG, whatever its form would be.
+        form: str | None = SEG_KIND
+    else:
+        form = None if seg is None else seg_kind
     ds = Comprehensive3DSR(
         # PS3.3 C.17.2.3: what was analysed besides belongs to it, though no item refers to it.
         evidence=[
@@ -104,16 +95,20 @@ def create_sr(
             *_instances(ds for source in request.partners for ds in source.datasets),
             *([] if seg is None else [seg]),
         ],
-        content=report,
+        content=measurement_report(
+            request,
+            measured=measured,
+            sentences=[*nothing, *notices],
+            evaluated=elsewhere,
+            title=None if measured else _TITLE_OF_NOTHING,
+        ),
         is_complete=True,
-        **series_attributes(request, kind),
+        **series_attributes(request, report_kind(form, contours=contours)),
     )
     # Afterwards: highdicom copies the tree three times, and the library is most of it.
-    # TID 1500: Row 6 (Image Library) stands before Row 7 (Imaging Measurements).
-    names = [item.ConceptNameCodeSequence[0].CodeValue for item in ds.ContentSequence]
-    place = names.index(codes.DCM.ImagingMeasurements.value)
-    ds.ContentSequence.insert(place, image_library(images, frames))
-    finish(ds, request)
+    # TID 1500: Row 6 (Image Library) stands before Rows 7 (Imaging Measurements) and 12.
+    ds.ContentSequence.insert(-2 if measured else -1, image_library(images, frames))
+    finish(ds, request, also=() if measured else (_TITLE_OF_NOTHING,))
     return ds
 
 
@@ -134,23 +129,18 @@ def _instances(slices: Iterable[Dataset]) -> list[Dataset]:
 
 
 def _groups(
-    request: EvidenceRequest,
-    seg: Dataset | None,
-    numbers: Mapping[int, int],
-    outlines: Mapping[int, PlanarROIMeasurementsAndQualitativeEvaluations],
-) -> list[_Group]:
-    groups: list[_Group] = []
+    request: EvidenceRequest, seg: Dataset | None, numbers: Mapping[int, int]
+) -> dict[int, Group]:
+    """Segment number -> its group; at last that of the whole result."""
+    groups: dict[int, Group] = {}
     for segment in request.result.segments:
         if seg is not None and segment.number in numbers:
-            groups.append(_segment_group(request, segment, seg, numbers))
+            groups[segment.number] = _segment_group(request, segment, seg, numbers)
         else:
-            groups.append(
-                _group_without_region(request, segment, empty=segment.number not in numbers)
-            )
-        if segment.number in outlines:
-            groups.append(outlines[segment.number])
+            empty = segment.number not in numbers
+            groups[segment.number] = _group_without_region(request, segment, empty=empty)
     if any(item.segment_number is None for item in statements(request.result)):
-        groups.append(_whole_group(request))
+        groups[WHOLE] = _whole_group(request)
     return groups
 
 
@@ -207,7 +197,7 @@ def _whole_group(request: EvidenceRequest) -> MeasurementsAndQualitativeEvaluati
     """TID 1501: TID 1411 cannot speak of two segments."""
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            uid=request.tracking_uid(0), identifier=WHOLE_RESULT
+            uid=request.tracking_uid(WHOLE), identifier=WHOLE_RESULT
         ),
         algorithm_id=algorithm_statement(request, complete=True),
         measurements=_measurements(request, request.result.measurements, None),
@@ -256,41 +246,3 @@ def _sites(segment: Segment) -> list[FindingSite] | None:
             laterality=spec.laterality.to_code() if spec.laterality else None,
         )
     ]
-
-
-def procedures_reported(request: Request) -> list[Code]:
-    """IHE AIR: Procedure Reported is the imaging that was analysed, never the algorithm."""
-    source = request.header
-    items = [
-        *(source.get("ProcedureCodeSequence") or ()),
-        *(
-            code
-            for step in source.get("RequestAttributesSequence") or ()
-            for code in step.get("RequestedProcedureCodeSequence") or ()
-        ),
-    ]
-    found = [
-        Code(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
-        for item in items
-        if all(item.get(key) for key in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
-    ]
-    return list(dict.fromkeys(found)) or [request.manifest.procedure.to_code()]
-
-
-def comments(*sentences: str) -> ContainerContentItem:
-    """TID 1500 Rows 12 and 14: sentences for the reader."""
-    container = ContainerContentItem(
-        name=CodedConcept.from_code(QUALITATIVE_EVALUATIONS),
-        relationship_type=RelationshipTypeValues.CONTAINS,
-    )
-    container.ContentSequence = ContentSequence(
-        [
-            TextContentItem(
-                name=CodedConcept.from_code(codes.DCM.Comment),
-                value=sentence,
-                relationship_type=RelationshipTypeValues.CONTAINS,
-            )
-            for sentence in sentences
-        ]
-    )
-    return container

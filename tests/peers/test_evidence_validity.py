@@ -85,6 +85,12 @@ def test_dciodvfy_finds_no_error_in_a_report_with_outlines(tmp_path: Path) -> No
     files = write_nm_series(volumes.make_volume(), tmp_path, seed=7)
     request = volumes.make_request(read_series(files))
     assert _errors(_write_with_outlines(tmp_path, request)) == []
+    nothing = volumes.make_label_map(request.source).array * np.uint8(0)
+    result = replace(request.result, label_map=request.source.volume.with_array(nothing))
+    path = tmp_path / "nothing.dcm"
+    report = create_sr(replace(request, result=result), None, contours=True)
+    path.write_bytes(encode(report))
+    assert _errors(path) == []
 
 
 @pytest.mark.peer("dicom3tools", "dcmtk")

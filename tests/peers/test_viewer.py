@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -14,17 +15,19 @@ from pathlib import Path
 import examples
 import numpy as np
 import pytest
+import volumes
 from npm import PEERS_FOLDER, unpacked_package
 from orthanc import DICOMWEB, Orthanc, running_orthanc
+from pydicom import Dataset
 from scipy import ndimage
 from viewer import Drawn, Viewer, open_viewer, running_site
 
-from pipelines.evidence.outlines import outline_slices
+from pipelines.evidence.outlines import WHOLE, outline_slices
 from pipelines.evidence.proof import encode
+from pipelines.evidence.refusal import create_refusal_sr
 from pipelines.evidence.request import EvidenceRequest
 from pipelines.evidence.seg import create_seg
 from pipelines.evidence.sr import create_sr
-from pipelines.result import Segment
 
 pytestmark = [
     pytest.mark.peer("orthanc", "orthanc-dicomweb", "chromium", "fonts-dejavu-core"),
@@ -36,6 +39,15 @@ PICTURES = PEERS_FOLDER / "pictures"
 _MOST_LINES = 5
 #: Distance of a colour from the one that was recommended, per channel: CIELab and back.
 _COLOUR_OFF = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A study that the viewer can open."""
+
+    name: str
+    uid: str
+    request: EvidenceRequest
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +63,51 @@ def site(orthanc: Orthanc, from_npm: Callable[[Callable[[], Path]], Path]) -> It
         yield address
 
 
+@pytest.fixture(scope="module", params=["bones", *examples.EXAMPLES])
+def shown(
+    request: pytest.FixtureRequest, orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory
+) -> Shown:
+    """The example of each pipeline, in Orthanc with its SEG and SR."""
+    made = {"bones": examples.bones, **examples.EXAMPLES}[request.param]
+    example = made(tmp_path_factory.mktemp(request.param))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    return Shown(name=request.param, uid=_store(orthanc, example), request=example.request)
+
+
 def _store(orthanc: Orthanc, example: examples.Example) -> str:
     """Send the study with SEG and SR; its UID."""
     for ds in example.instances:
-        buffer = BytesIO()
-        ds.save_as(buffer, enforce_file_format=True)
-        orthanc.put(buffer.getvalue())
+        orthanc.put(_encoded(ds))
     seg = create_seg(example.request)
     orthanc.put(encode(seg))
     orthanc.put(encode(create_sr(example.request, seg, contours=True)))
     return str(example.instances[0].StudyInstanceUID)
 
 
+def _encoded(ds: Dataset) -> bytes:
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
 # -- what is expected ---------------------------------------------------------------------------
 
 
-def _lines(request: EvidenceRequest, segment: Segment) -> list[str]:
-    """The label: measurements and finding site."""
+def _lines(request: EvidenceRequest, number: int) -> list[str]:
+    """The label of a segment, or of the whole result (0): measurements, and finding site."""
     lines = [
-        f"{item.name.meaning}: {item.value:.2f} {item.unit.value}"
+        # OHIF leaves a zero out.
+        f"{item.name.meaning}: {f'{item.value:.2f}' if item.value else ''} {item.unit.value}"
         for item in request.result.measurements
-        if item.segment_number == segment.number
+        if item.segment_number == (number or None)
     ]
-    anatomical = segment.spec.category.meaning.lower() == "anatomical structure"
-    site = segment.spec.site or (segment.spec.type if anatomical else None)
-    # SCT 363698007: Finding Site.
-    return [*lines, *([f"363698007: {site.meaning}"] if site else [])][:_MOST_LINES]
+    if number != WHOLE:
+        spec = request.result.segments[number - 1].spec
+        anatomical = spec.category.meaning.lower() == "anatomical structure"
+        site = spec.site or (spec.type if anatomical else None)
+        # SCT 363698007: Finding Site.
+        lines += [f"363698007: {site.meaning}"] if site else []
+    return lines[:_MOST_LINES]
 
 
 def _placed(request: EvidenceRequest, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -168,36 +199,59 @@ def _check_picture(pixels: np.ndarray, drawn: Drawn) -> None:
 def _check_report(viewer: Viewer, request: EvidenceRequest) -> None:
     """Going from measurement to measurement, the viewer shows each segment's outline and label on its slice."""
     slices = outline_slices(request.result)
-    segments = {request.tracking_uid(s.number): s for s in request.result.segments}
+    numbers = {request.tracking_uid(number): number for number in slices}
     labels, missing = request.result.label_map.array, set(slices)
-    for _ in range(2 * len(segments) + 2):
+    for _ in range(2 * len(slices) + 2):
         index, found = _index_shown(viewer, request), viewer.drawn()
         pixels = viewer.viewport()
         for drawn in found:
-            segment = segments[drawn.uid]
-            assert slices[segment.number] == index, segment.label
-            assert list(drawn.lines) == _lines(request, segment)
-            _check_outline(drawn, request, labels[index] == segment.number, pixels.shape)
+            number = numbers[drawn.uid]
+            assert slices[number] == index
+            assert list(drawn.lines) == _lines(request, number)
+            if number != WHOLE:
+                _check_outline(drawn, request, labels[index] == number, pixels.shape)
             _check_picture(pixels, drawn)
-            missing.discard(segment.number)
+            missing.discard(number)
         if not missing:
             return
         viewer.next_measurement()
-    raise AssertionError(f"never shown: {[request.result.segments[n - 1].label for n in missing]}")
+    raise AssertionError(f"never shown: {sorted(missing)}")
 
 
-@pytest.mark.parametrize("name", ["bones", *examples.EXAMPLES])
-def test_ohif_shows_seg_and_sr(name: str, orthanc: Orthanc, site: str, tmp_path: Path) -> None:
-    example = {"bones": examples.bones, **examples.EXAMPLES}[name](tmp_path)
-    uid = _store(orthanc, example)
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    with open_viewer(site, uid) as viewer:
+def test_ohif_draws_the_seg(shown: Shown, site: str) -> None:
+    with open_viewer(site, shown.uid) as viewer:
         viewer.open("SEG")
         viewer.confirm()
-        viewer.wait_for_colour(example.request.result.segments[0].spec.rgb)
-        viewer.picture(PICTURES / f"{name}-seg.png")
-        _check_segments(viewer, example.request)
+        viewer.wait_for_colour(shown.request.result.segments[0].spec.rgb)
+        viewer.picture(PICTURES / f"{shown.name}-seg.png")
+        _check_segments(viewer, shown.request)
+
+
+def test_ohif_opens_the_report_at_its_outlines(shown: Shown, site: str) -> None:
+    with open_viewer(site, shown.uid) as viewer:
         viewer.open("SR")
         viewer.drawn()
+        viewer.picture(PICTURES / f"{shown.name}-sr.png")
+        _check_report(viewer, shown.request)
+
+
+@pytest.mark.parametrize("name", ["refusal", "nothing"])
+def test_ohif_shows_a_report_without_measurements_as_text(
+    name: str, orthanc: Orthanc, site: str, tmp_path: Path
+) -> None:
+    seed = {"refusal": 41, "nothing": 42}[name]
+    source = examples.empty_study(tmp_path, seed=seed)
+    for ds in source.instances:
+        orthanc.put(_encoded(ds))
+    request = source.request
+    refusal = volumes.make_refusal([request.source.datasets])
+    report = (
+        create_refusal_sr(refusal) if name == "refusal" else create_sr(request, None, contours=True)
+    )
+    orthanc.put(encode(report))
+    with open_viewer(site, str(source.instances[0].StudyInstanceUID)) as viewer:
+        viewer.open("SR")
+        title = {"refusal": "Analysis not done", "nothing": "Nothing was segmented"}[name]
+        text = viewer.text_with(title)
         viewer.picture(PICTURES / f"{name}-sr.png")
-        _check_report(viewer, example.request)
+    assert ("The series shows no trunk." if name == "refusal" else "No voxel was segmented") in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def _request(source: SourceSeries, labels: NDArray[np.uint8]) -> EvidenceRequest
     result = _result(source, labels, int(labels.max()))
     specs = [segment.spec for segment in result.segments]
     return volumes.make_request(source, specs=specs, result=result)
+
+
+def _tracked(group: Dataset) -> str:
+    (text,) = [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"][:1]
+    return str(text)
 
 
 def _points(group: Dataset) -> NDArray[np.float64]:
@@ -167,13 +173,51 @@ def test_reports_of_other_forms_are_other_objects(source: SourceSeries) -> None:
     assert encode(again) == encode(made[1])
 
 
-def test_a_report_of_no_voxel_is_one_whatever_its_form(source: SourceSeries) -> None:
+def test_a_report_of_no_voxel_is_one_whatever_form_its_seg_would_have(source: SourceSeries) -> None:
     nothing = np.zeros(volumes.SHAPE, np.uint8)
-    result = _result(source, nothing, 2)
+    request = volumes.make_request(source, result=_result(source, nothing, 2))
+    made = encode(create_sr(request, None))
+    assert made == encode(create_sr(request, None, seg_kind="SEG LABELMAP"))
+
+
+def test_what_has_no_place_is_no_imaging_measurement(source: SourceSeries) -> None:
+    """OHIF shows nothing of a report whose Imaging Measurements have a group without coordinates."""
+    labels = np.zeros(volumes.SHAPE, np.uint8)
+    request = volumes.make_request(source, result=_result(source, labels, 2))
+    ds = _written(request)
+    names = [item.ConceptNameCodeSequence[0].CodeMeaning for item in ds.ContentSequence]
+    assert "Imaging Measurements" not in names
+    assert ds.ConceptNameCodeSequence[0].CodeMeaning == "Nothing was segmented"
+    assert "ContentTemplateSequence" not in ds
+    assert ds.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99OSTEONODE"
+
+    labels[4, 3:9, 3:9] = 2
+    request = volumes.make_request(source, result=_result(source, labels, 2))
+    *_, measured, evaluated = _written(request).ContentSequence
+    assert [_tracked(group) for group in measured.ContentSequence] == ["Bone 2", "Bone 2"]
+    groups = [item for item in evaluated.ContentSequence if item.ValueType == "CONTAINER"]
+    assert [_tracked(group) for group in groups] == ["Bone 1"]
+    (number,) = [item for item in groups[0].ContentSequence if item.ValueType == "NUM"]
+    assert number.MeasuredValueSequence[0].NumericValue == 0
+
+
+def test_the_whole_result_is_framed(source: SourceSeries) -> None:
+    labels = np.zeros(volumes.SHAPE, np.uint8)
+    labels[4, 8:12, 20:30] = 1
+    labels[4, 20:30, :10] = 2
+    result = _result(source, labels, 2)
+    total = replace(result.measurements[0], segment_number=None)
+    result = replace(result, measurements=(*result.measurements, total))
     request = volumes.make_request(source, result=result)
-    assert encode(create_sr(request, None)) == encode(
-        create_sr(request, None, contours=True, seg_kind="SEG LABELMAP")
-    )
+    assert outline_slices(result) == {1: 4, 2: 4, 0: 4}
+    measured = _written(request).ContentSequence[-2].ContentSequence
+    whole = [group for group in measured if _tracked(group) == "Whole result"]
+    assert len(whole) == 2
+    points = _points(whole[1])
+    np.testing.assert_array_equal(points.min(axis=0), (0, 7))
+    np.testing.assert_array_equal(points.max(axis=0), (31, 31))
+    # Not the four or five of a user's rectangle.
+    assert len(points) > 5
 
 
 def test_a_report_without_seg_says_what_was_measured(source: SourceSeries) -> None:

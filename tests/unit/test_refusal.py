@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import volumes
-from highdicom.sr import Comprehensive3DSR
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
@@ -47,14 +46,15 @@ def _written(request: RefusalRequest) -> Dataset:
 
 def _said(ds: Dataset) -> dict[str, tuple[str, str]]:
     """Name -> (designator, value) of each coded evaluation."""
-    (group,) = Comprehensive3DSR.from_dataset(ds).content.get_image_measurement_groups()
-    assert group.get_measurements() == []
-    return {
-        item.name.meaning: (item.value.scheme_designator, item.value.value)
-        for item in group.get_qualitative_evaluations()
-        # highdicom takes TID 4019's for an evaluation.
-        if item.name.meaning != "Algorithm Family"
-    }
+    evaluations = ds.ContentSequence[-1]
+    assert evaluations.ConceptNameCodeSequence[0].CodeMeaning == "Qualitative Evaluations"
+    found = {}
+    for item in evaluations.ContentSequence:
+        if item.ValueType == "CODE":
+            (value,) = item.ConceptCodeSequence
+            said = value.get("CodeValue") or value.LongCodeValue
+            found[item.ConceptNameCodeSequence[0].CodeMeaning] = value.CodingSchemeDesignator, said
+    return found
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_it_says_why_in_codes(code: str, status: str, reason: str) -> None:
 
 def test_it_says_why_in_a_sentence() -> None:
     ds = _written(_refusal(message="Die Füße fehlen.", code="no-feet"))
-    texts = [item.TextValue for item in ds.ContentSequence[-1].ContentSequence]
+    items = ds.ContentSequence[-1].ContentSequence
+    texts = [item.TextValue for item in items if item.ValueType == "TEXT"]
     assert "Die Füße fehlen." in texts
     assert any("There is no result" in text for text in texts)
     assert ds.SpecificCharacterSet == "ISO_IR 192"
