@@ -25,7 +25,7 @@ from pydicom.sr.coding import Code
 
 from pipelines.evidence.codes import PRIVATE_SCHEME
 from pipelines.evidence.header import finish, first_header, series_attributes
-from pipelines.evidence.report import measurement_report
+from pipelines.evidence.report import Said, measurement_report
 from pipelines.evidence.request import RefusalRequest
 
 #: First words of the kinds that UIDs of refusals derive from; the whole kind is `refusal_kind`.
@@ -92,10 +92,11 @@ def create_refusal_sr(request: RefusalRequest) -> Dataset:
         evidence=[first_header(request.header), *others],
         content=measurement_report(
             request,
-            measured=[],
-            sentences=[_NO_RESULT, request.message],
-            evaluated=[item for said in _evaluations(request) for item in said],
-            title=_TITLE,
+            Said(
+                evaluated=[item for evaluation in _evaluations(request) for item in evaluation],
+                sentences=[_NO_RESULT, request.message],
+                title=_TITLE,
+            ),
         ),
         is_complete=True,
         **series_attributes(request, refusal_kind(request), what="not done"),

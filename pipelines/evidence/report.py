@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from highdicom.sr import (
@@ -38,36 +39,32 @@ _CAUTION: Final = "Made by software for research. Not verified by a physician, n
 _ENGLISH: Final = Code("en-US", "RFC5646", "English (United States)")
 
 
-def measurement_report(
-    request: Request,
-    *,
-    measured: Sequence[Group],
-    sentences: Sequence[str],
-    evaluated: Sequence[ContentItem] = (),
-    title: Code | None = None,
-) -> ContainerContentItem:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What one report says."""
+
+    #: Groups of Row 7, Imaging Measurements; none leave it out.
+    measured: Sequence[Group] = ()
+    #: Row 13, in Row 12 (Qualitative Evaluations).
+    evaluated: Sequence[ContentItem] = ()
+    #: For the reader: Row 14, after them.
+    sentences: Sequence[str]
+    #: Groups that have no place in the images, after them (TID 1500 is extensible).
+    elsewhere: Sequence[Group] = ()
+    #: Of a report that is no Imaging Measurement Report.
+    title: Code | None = None
+
+
+def measurement_report(request: Request, said: Said) -> ContainerContentItem:
     """The root of a report.
 
     A report without measurements has a title of its own, and is none of TID 1500 then: OHIF shows no word of an
     Imaging Measurement Report without measurements, and any other as text. Nor does highdicom's `MeasurementReport`
     make one.
-
-    Parameters
-    ----------
-    request
-        What the report is made of.
-    measured
-        Groups of Row 7, Imaging Measurements; none leave it out.
-    sentences
-        For the reader, in Row 14 of Row 12, Qualitative Evaluations.
-    evaluated
-        What else stands there.
-    title
-        Of a report that is no Imaging Measurement Report.
     """
     report = ContainerContentItem(
-        name=title or codes.cid7021.ImagingMeasurementReport,
-        template_id=None if title else "1500",
+        name=said.title or codes.cid7021.ImagingMeasurementReport,
+        template_id=None if said.title else "1500",
     )
     context = ObservationContext(observer_device_context=observer_context(request))
     contains = RelationshipTypeValues.CONTAINS
@@ -85,19 +82,23 @@ def measurement_report(
             ),
         ]
     )
-    if measured:
+    if said.measured:
         measurements = ContainerContentItem(
             name=codes.DCM.ImagingMeasurements, relationship_type=contains
         )
         measurements.ContentSequence = ContentSequence(
-            [item for group in measured for item in group]
+            [item for group in said.measured for item in group]
         )
         report.ContentSequence.append(measurements)
     evaluations = ContainerContentItem(
         name=CodedConcept.from_code(QUALITATIVE_EVALUATIONS), relationship_type=contains
     )
     evaluations.ContentSequence = ContentSequence(
-        [*evaluated, *(_comment(sentence) for sentence in (_CAUTION, *sentences))]
+        [
+            *said.evaluated,
+            *(_comment(sentence) for sentence in (_CAUTION, *said.sentences)),
+            *(item for group in said.elsewhere for item in group),
+        ]
     )
     report.ContentSequence.append(evaluations)
     return report

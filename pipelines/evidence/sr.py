@@ -6,7 +6,7 @@ its own. Notices are text under Qualitative Evaluations (TID 1500 Row 14).
 
 With contours, beside each of these groups stands its outline on one slice (TID 1410); those that have no place in the
 images move to Qualitative Evaluations, for OHIF shows nothing of a report that has one under Imaging Measurements; and
-if that leaves no measurement, the report has another title, for OHIF shows it as text then.
+if that leaves no measurement, the report has another title, for OHIF shows it as text then, and no Image Library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from highdicom.sr import (
     Comprehensive3DSR,
-    ContentItem,
     FindingSite,
     MeasurementsAndQualitativeEvaluations,
     ReferencedSegment,
@@ -34,7 +33,7 @@ from pipelines.evidence.equipment import algorithm_statement
 from pipelines.evidence.header import finish, series_attributes, source_images
 from pipelines.evidence.library import image_library
 from pipelines.evidence.outlines import WHOLE, WHOLE_RESULT, planar_groups
-from pipelines.evidence.report import Group, measurement_report
+from pipelines.evidence.report import Group, Said, measurement_report
 from pipelines.evidence.request import EvidenceRequest, statements
 from pipelines.evidence.seg import KIND as SEG_KIND
 from pipelines.evidence.seg import segment_numbers
@@ -76,11 +75,11 @@ def create_sr(
     images, frames = source_images(request), request.source.frame_numbers
     groups = _groups(request, seg, numbers)
     measured: list[Group] = list(groups.values())
-    elsewhere: list[ContentItem] = []
+    elsewhere: list[Group] = []
     if contours:
         outlines = planar_groups(request, images)
         measured = [made[n] for n in outlines for made in (groups, outlines)]
-        elsewhere = [item for n in groups if n not in outlines for item in groups[n]]
+        elsewhere = [group for n, group in groups.items() if n not in outlines]
     nothing = () if numbers else (_NOTHING_FOUND,)
     notices = (notice.message for notice in request.result.notices)
     if not numbers:
@@ -97,17 +96,20 @@ def create_sr(
         ],
         content=measurement_report(
             request,
-            measured=measured,
-            sentences=[*nothing, *notices],
-            evaluated=elsewhere,
-            title=None if measured else _TITLE_OF_NOTHING,
+            Said(
+                measured=measured,
+                sentences=[*nothing, *notices],
+                elsewhere=elsewhere,
+                title=None if measured else _TITLE_OF_NOTHING,
+            ),
         ),
         is_complete=True,
         **series_attributes(request, report_kind(form, contours=contours)),
     )
-    # Afterwards: highdicom copies the tree three times, and the library is most of it.
-    # TID 1500: Row 6 (Image Library) stands before Rows 7 (Imaging Measurements) and 12.
-    ds.ContentSequence.insert(-2 if measured else -1, image_library(images, frames))
+    if measured:
+        # Afterwards: highdicom copies the tree three times, and the library is most of it.
+        # TID 1500: Row 6 (Image Library) stands before Rows 7 (Imaging Measurements) and 12.
+        ds.ContentSequence.insert(-2, image_library(images, frames))
     finish(ds, request, also=() if measured else (_TITLE_OF_NOTHING,))
     return ds
 

@@ -49,6 +49,11 @@ def _document(ds: Dataset) -> Faults:
 
 
 def _template(ds: Dataset) -> Faults:
+    if not list(_items(ds, _MEASUREMENTS)):
+        # OHIF shows nothing of an Imaging Measurement Report without measurements.
+        if _name(ds) == _REPORT or ds.get("ContentTemplateSequence"):
+            yield "an Imaging Measurement Report (126000, DCM) has no Imaging Measurements (126010, DCM)"
+        return
     template = (ds.get("ContentTemplateSequence") or [Dataset()])[0]
     yield from unlike(template, MappingResource="DCMR", TemplateIdentifier="1500")
     if _name(ds) != _REPORT:
@@ -114,6 +119,19 @@ def _measurements(ds: Dataset) -> Faults:
                 yield f"{where}a NUM has no ContentSequence, which a common web viewer needs"
 
 
+def _places(ds: Dataset) -> Faults:
+    """OHIF merges groups of one Tracking UID; with one that has no coordinates it shows none of the others."""
+    placed: dict[str, bool] = {}
+    for _, group in _groups(ds):
+        here = any(item.get("ValueType") == "SCOORD" for item in _items(group))
+        for item in _items(group, _TRACKING_UID):
+            uid = str(item.get("UID"))
+            placed[uid] = placed.get(uid, False) or here
+    if any(placed.values()):
+        for uid in (uid for uid, here in placed.items() if not here):
+            yield f"the groups of Tracking UID {uid} have no SCOORD, as others have"
+
+
 #: Of a measurement report, besides what every object must be.
 REPORT: Final = (
     Check(name="document", clause="PS3.3 A.35.13, C.17.2; IHE AIR 6.5.3", faults=_document),
@@ -121,5 +139,6 @@ REPORT: Final = (
     Check(name="context", clause="PS3.16 TID 1001, TID 1204; IHE AIR 6.5.3.1", faults=_context),
     Check(name="tracking", clause="PS3.16 TID 1501, TID 1411; IHE AIR 6.5.3", faults=_tracking),
     Check(name="segments", clause="PS3.16 TID 1411, PS3.3 C.17.2.3", faults=_segments),
+    Check(name="places", clause="PS3.16 TID 1410; displays", faults=_places),
     Check(name="measurements", clause="PS3.16 TID 300; displays", faults=_measurements),
 )

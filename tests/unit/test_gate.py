@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import segs
 import volumes
@@ -15,6 +17,7 @@ from pipelines.errors import UnprovenError
 from pipelines.evidence.gate import check_iod, checks_of
 from pipelines.evidence.proof import encode
 from pipelines.evidence.readback import read_back
+from pipelines.evidence.refusal import create_refusal_sr
 from pipelines.evidence.seg import create_seg
 from pipelines.evidence.sr import create_sr
 
@@ -230,6 +233,7 @@ def _no_evidence_of_the_seg(ds: Dataset) -> None:
         ("CompletionFlag", _set("CompletionFlag", "PARTIAL")),
         ("VerificationFlag", _set("VerificationFlag", "VERIFIED")),
         ("TemplateIdentifier", _drop("ContentTemplateSequence")),
+        ("has no Imaging Measurements", _remove_from_root("126010")),
         ("Device Observer UID", _remove_from_root("121012")),
         ("Procedure Reported", _remove_from_root("121058")),
         ("112039", _remove_from_group("112039")),
@@ -247,6 +251,23 @@ def test_a_fault_of_a_report_is_named(
     ds = made["SR"]
     spoil(ds)
     with pytest.raises(UnprovenError, match=attribute):
+        _check(ds)
+
+
+def test_reports_with_outlines_or_without_measurements_pass(tmp_path: Path) -> None:
+    request = volumes.make_request(segs.SOURCES["axial"](tmp_path))
+    assert "places" in _check(create_sr(request, create_seg(request), contours=True))
+    empty = request.source.volume.with_array(request.result.label_map.array * np.uint8(0))
+    nothing = replace(request, result=replace(request.result, label_map=empty))
+    _check(create_sr(nothing, None, contours=True))
+    _check(create_refusal_sr(volumes.make_refusal([request.source.datasets])))
+
+
+def test_a_group_without_a_place_among_others_is_named(tmp_path: Path) -> None:
+    request = volumes.make_request(segs.SOURCES["axial"](tmp_path))
+    ds = create_sr(request, create_seg(request), contours=True)
+    del _imaging_measurements(ds).ContentSequence[1]
+    with pytest.raises(UnprovenError, match="have no SCOORD, as others have"):
         _check(ds)
 
 
