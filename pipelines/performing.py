@@ -19,8 +19,10 @@ from pydicom.errors import InvalidDicomError
 
 from pipelines.errors import InputError, ManifestError, Refused
 from pipelines.evidence.create import create_evidence
+from pipelines.evidence.gate import check_iod
 from pipelines.evidence.profile import GENERIC, Profile
 from pipelines.evidence.proof import encode
+from pipelines.evidence.readback import read_back
 from pipelines.evidence.refusal import create_refusal_sr
 from pipelines.evidence.request import (
     EvidenceObject,
@@ -167,7 +169,9 @@ def refuse(manifest: Manifest, request: PerformRequest, code: str, message: str)
             parameters=request.parameters,
         )
     )
-    return EvidenceObject(kind=SR_KIND, ds=ds, encoded=encode(ds), profiles=tuple(request.profiles))
+    encoded = encode(ds)
+    check_iod(read_back(encoded).ds)
+    return EvidenceObject(kind=SR_KIND, ds=ds, encoded=encoded, profiles=tuple(request.profiles))
 
 
 def _read_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:

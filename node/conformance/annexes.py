@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from node.conformance.examples import Origin
 from node.conformance.iods import Element, Iod, Module
+from node.conformance.network import Named
 from node.conformance.statement import Statement
 from node.conformance.terminology import UsedCode
 from node.conformance.text import table, yes
@@ -60,11 +61,15 @@ A value is given where it is always the same. `>` is an attribute of an item of 
         private = "some" if iod.has_private_attributes else "none"
         parts.append(
             f"### A.{number} {iod.sop_class.name}\n\n"
-            f"{iod.sop_class.uid}, in {iod.transfer_syntax.name} ({iod.transfer_syntax.uid}). "
+            f"{iod.sop_class.uid}, in {_listed(iod.transfer_syntaxes)}. "
             f"Private attributes: {private}. A series of its own.\n"
         )
         parts += [_module(module) for module in own]
     return "\n".join(parts)
+
+
+def _listed(syntaxes: Sequence[Named]) -> str:
+    return ", or ".join(f"{one.name} ({one.uid})" for one in syntaxes)
 
 
 def _shared(iods: Sequence[Iod]) -> list[Module]:

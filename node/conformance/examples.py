@@ -23,6 +23,7 @@ from pydicom.uid import MRImageStorage
 
 from pipelines.evidence.codes import MILLILITER
 from pipelines.evidence.create import create_evidence
+from pipelines.evidence.profile import Compression, Profile, SegmentationType
 from pipelines.evidence.request import EvidenceObject, EvidenceRequest, Installation
 from pipelines.manifest import CodeSpec, InputSpec, Manifest, SegmentSpec, WeightsSpec
 from pipelines.result import (
@@ -90,6 +91,23 @@ _TYPE_3 = (
 )
 
 
+#: All kinds of objects, in all forms: a destination may get any of them, by a profile that a hospital writes.
+FORMS = {
+    "all": Profile(
+        contours=True, secondary_capture=True, pdf=True, rtstruct=True, key_objects=True
+    ),
+    **{
+        f"{kind}/{compression}": Profile(segmentation=kind, compression=compression, report=False)
+        for kind, compression in (
+            (SegmentationType.BINARY, Compression.RLE),
+            (SegmentationType.LABELMAP, Compression.NATIVE),
+            (SegmentationType.LABELMAP, Compression.RLE),
+            (SegmentationType.LABELMAP, Compression.JPEG_LS),
+        )
+    },
+}
+
+
 def make_examples() -> tuple[Example, ...]:
     """A rich example, and one for each origin in which that alone differs; the same of poor ones."""
     return tuple(
@@ -124,7 +142,7 @@ def _example(varied: Origin | None, recipe: _Recipe) -> Example:
         is_poor=recipe.poor,
         varied=varied,
         source=source.datasets[0],
-        objects=create_evidence(request),
+        objects=create_evidence(request, FORMS),
     )
 
 
@@ -156,6 +174,9 @@ def _source(recipe: _Recipe) -> SourceSeries:
         ds.TimezoneOffsetFromUTC = "+0200" if other else "+0100"
         if recipe.poor:
             _empty(ds)
+            if other:
+                # Without a body part Laterality (0020,0060) is there, empty; with one it need not be.
+                ds.BodyPartExamined = "SPINE"
         else:
             _fill(ds, 1 if other else 0)
     return SourceSeries(

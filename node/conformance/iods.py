@@ -75,7 +75,7 @@ class Iod:
 
     kind: str
     sop_class: Named
-    transfer_syntax: Named
+    transfer_syntaxes: tuple[Named, ...]
     modules: tuple[Module, ...]
     #: Content items of an SR, by their place in the tree; empty for others.
     content: tuple[Element, ...]
@@ -97,14 +97,19 @@ class _Seen:
 
 
 def read_iods(examples: Sequence[Example]) -> tuple[Iod, ...]:
-    """Each kind of object in the examples."""
-    kinds = dict.fromkeys(item.kind for example in examples for item in example.objects)
-    return tuple(_iod(kind, examples) for kind in kinds)
+    """Each kind of object in the examples: a SEG of label maps is another than a binary one."""
+    kinds = dict.fromkeys(
+        (item.kind, str(item.ds.SOPClassUID)) for example in examples for item in example.objects
+    )
+    return tuple(_iod(kind, sop_class, examples) for kind, sop_class in kinds)
 
 
-def _iod(kind: str, examples: Sequence[Example]) -> Iod:
+def _iod(kind: str, sop_class: str, examples: Sequence[Example]) -> Iod:
     made = [
-        (example, item.ds) for example in examples for item in example.objects if item.kind == kind
+        (example, item.ds)
+        for example in examples
+        for item in example.objects
+        if (item.kind, item.ds.SOPClassUID) == (kind, sop_class)
     ]
     seen = [(example, _see(ds, example.source)) for example, ds in made]
     first = made[0][1]
@@ -113,7 +118,9 @@ def _iod(kind: str, examples: Sequence[Example]) -> Iod:
     return Iod(
         kind=kind,
         sop_class=named(first.SOPClassUID),
-        transfer_syntax=named(first.file_meta.TransferSyntaxUID),
+        transfer_syntaxes=tuple(
+            named(uid) for uid in dict.fromkeys(ds.file_meta.TransferSyntaxUID for _, ds in made)
+        ),
         modules=tuple(_by_module(first.SOPClassUID, _elements(seen))),
         content=tuple(_elements(trees)),
         root_template=str(templates[0].TemplateIdentifier) if templates else "",

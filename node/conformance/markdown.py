@@ -196,7 +196,9 @@ again, it is the same object. After a failure that may pass the pause before ano
 `[delivery] backoff_s` to `[delivery] backoff_max_s`; after `[delivery] max_attempts` the delivery is FAILED.
 
 A destination's profile names the objects and forms it is meant to get. Whatever a profile asks for, no object leaves
-that Annex A does not describe: {made}.
+that Annex A does not describe: {made}. Where a rule says so, a study that was refused or whose run failed leaves a
+Comprehensive 3D SR as well, which says in codes and in words that the analysis was not done; it has the attributes of
+A.3, and no measurements (it is not TID 1500).
 
 {table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
 """

@@ -15,7 +15,7 @@ from node.conformance.ihe import Actor, read_actors
 from node.conformance.iods import Iod, read_iods
 from node.conformance.network import Network, read_network
 from node.conformance.terminology import UsedCode, read_codes
-from pipelines.evidence.profile import PROFILES, Profile
+from pipelines.evidence.profile import Profile
 from pipelines.registry import Registry
 
 PRODUCT = "OsteoNode"
@@ -76,14 +76,18 @@ def read_statement(config: Config, registry: Registry) -> Statement:
     """What this node, so configured and with these pipelines, does. Makes small objects to look at."""
     examples = make_examples()
     iods = read_iods(examples)
-    network = read_network(config, [(iod.sop_class.uid, iod.transfer_syntax.uid) for iod in iods])
+    network = read_network(
+        config, [(iod.sop_class.uid, one.uid) for iod in iods for one in iod.transfer_syntaxes]
+    )
     return Statement(
         product=PRODUCT,
         version=version("osteonode"),
         network=network,
         settings=_settings(config),
         pipelines=_pipelines(registry),
-        profiles={name: _profile(profile) for name, profile in PROFILES.items()},
+        profiles={
+            name: _profile(profile) for name, profile in config.evidence.known_profiles.items()
+        },
         iods=iods,
         codes=read_codes(registry, examples),
         actors=read_actors(network, iods),

@@ -15,6 +15,7 @@ from pydicom.datadict import dictionary_description
 from node import header, receiving, transport
 from node.cli import main
 from node.config import Config
+from node.conformance.examples import FORMS
 from node.conformance.iods import Iod, Presence
 from node.conformance.markdown import write_markdown
 from node.conformance.network import read_network
@@ -128,19 +129,21 @@ def test_an_object_of_another_study_is_as_told(
     statement: Statement, orientation: str, tmp_path: Path
 ) -> None:
     source = read_series(volumes.write_series(tmp_path, orientation=orientation))
-    made = {item.kind: item.ds for item in create_evidence(volumes.make_request(source))}
-    assert {iod.kind for iod in statement.iods} == set(made)
+    request = volumes.make_request(source)
+    made = {(item.kind, item.ds.SOPClassUID): item.ds for item in create_evidence(request, FORMS)}
+    assert {(iod.kind, iod.sop_class.uid) for iod in statement.iods} == set(made)
     for iod in statement.iods:
         told = _told(iod)
-        has = set(_paths(made[iod.kind], told))
+        ds = made[iod.kind, iod.sop_class.uid]
+        has = set(_paths(ds, told))
         assert has <= set(told)
         assert has >= {
             path
             for path, presence in told.items()
             if presence is not Presence.ANAP and len(path) == 1
         }
-        assert made[iod.kind].SOPClassUID == iod.sop_class.uid
-        assert made[iod.kind].file_meta.TransferSyntaxUID == iod.transfer_syntax.uid
+        syntaxes = {one.uid for one in iod.transfer_syntaxes}
+        assert ds.file_meta.TransferSyntaxUID in syntaxes
 
 
 def test_values_come_from_where_it_is_told(statement: Statement) -> None:
@@ -170,7 +173,8 @@ def test_every_object_made_is_proposed(statement: Statement) -> None:
         for syntax in context.transfer_syntaxes
     }
     for iod in statement.iods:
-        assert (iod.sop_class.uid, iod.transfer_syntax.uid) in proposed
+        for syntax in iod.transfer_syntaxes:
+            assert (iod.sop_class.uid, syntax.uid) in proposed
 
 
 # -- codes and claims ---------------------------------------------------------------------------
