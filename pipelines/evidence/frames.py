@@ -13,11 +13,11 @@ from math import gcd
 from typing import Any
 
 import numpy as np
-from highdicom.frame import encode_frame
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID
+from pydicom.pixels.encoders.base import get_encoder
+from pydicom.uid import UID, RLELossless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +126,24 @@ def set_pixel_data(ds: Dataset, frames: Frames, transfer_syntax_uid: UID) -> Non
 
 def _encoded(frames: Frames, transfer_syntax_uid: UID) -> Iterator[bytes]:
     """Each frame compressed. PS3.5 8.2.2: in RLE a pixel of one bit is a byte too."""
+    _, rows, columns = frames.labels.shape
     bits = frames[0].itemsize * 8
+    # GDCM, which pydicom prefers and is eight times as fast, ends the process on an odd number of pixels.
+    plugin = "pylibjpeg" if transfer_syntax_uid == RLELossless and rows * columns % 2 else ""
+    encoder = get_encoder(transfer_syntax_uid)
     for index in range(len(frames)):
-        yield encode_frame(frames[index], transfer_syntax_uid, bits, bits, "MONOCHROME2")
+        yield encoder.encode(
+            np.ascontiguousarray(frames[index]),
+            encoding_plugin=plugin,
+            rows=rows,
+            columns=columns,
+            number_of_frames=1,
+            samples_per_pixel=1,
+            photometric_interpretation="MONOCHROME2",
+            pixel_representation=0,
+            bits_allocated=bits,
+            bits_stored=bits,
+        )
 
 
 def _packed(frames: Frames) -> FrameStream:
