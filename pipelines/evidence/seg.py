@@ -106,6 +106,8 @@ def create_seg(request: EvidenceRequest, form: SegForm = BINARY) -> Dataset | No
     frames = _frames(ds, request, numbers)
     set_pixel_data(ds, frames, form.compression.transfer_syntax_uid)
     finish(ds, request)
+    # PS3.3 Table 10-12: Type 2, and nobody's.
+    ds.ContentCreatorName = None
     body_part = request.source.datasets[0].get("BodyPartExamined")
     if body_part:
         ds.BodyPartExamined = body_part
