@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import enhanced
@@ -45,7 +45,8 @@ def _one_slice(folder: Path) -> SourceSeries:
     return SourceSeries(volume=source.volume[1:2], datasets=source.datasets[1:2])
 
 
-def _many_slices(folder: Path) -> SourceSeries:
+@cache
+def _two_thousand_slices() -> SourceSeries:
     array = np.full((2000, 9, 13), 40, np.int16)
     array[100:1900, 2:5, 1:7] = 400
     array[5:1000, 5:8, 8:12] = 700
@@ -72,5 +73,5 @@ SOURCES: dict[str, Callable[[Path], SourceSeries]] = {
     "enhanced MR": partial(_enhanced, modality="MR"),
     "NM": _nuclear,
     "one slice": _one_slice,
-    "2,000 slices": _many_slices,
+    "2,000 slices": lambda _: _two_thousand_slices(),
 }

@@ -13,11 +13,11 @@ from math import gcd
 from typing import Any
 
 import numpy as np
-from highdicom.frame import encode_frame
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID
+from pydicom.pixels.encoders.base import get_encoder
+from pydicom.uid import UID, RLELossless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +31,15 @@ class Frames:
     slices
         Of each frame: the slice of the label map it shows.
     segments
-        Of each frame of a BINARY Segmentation: the value of the label map that is set in it. Empty for LABELMAP.
+        Of each frame of a BINARY Segmentation: the value of the label map that is set in it, of the same type. Empty
+        for LABELMAP.
     table
         Of LABELMAP: value of the label map -> stored value; shape (values,), uint8 or uint16.
     """
 
     labels: NDArray[Any]
     slices: NDArray[np.int64]
-    segments: NDArray[np.int64]
+    segments: NDArray[Any]
     table: NDArray[Any]
 
     def __len__(self) -> int:
@@ -50,6 +51,10 @@ class Frames:
         if self.segments.size:
             mask: NDArray[np.bool_] = plane == self.segments[index]
             return mask.view(np.uint8)
+        if self.table.dtype == plane.dtype and np.array_equal(
+            self.table, np.arange(len(self.table))
+        ):
+            return plane
         values: NDArray[Any] = self.table[plane]
         return values
 
@@ -81,7 +86,7 @@ class FrameStream(BufferedIOBase):
         end = self._padded if size is None or size < 0 else min(self._padded, self._position + size)
         parts = []
         while self._position < end:
-            part = self._at(self._position)[: end - self._position]
+            part = self._at(self._position, end - self._position)
             parts.append(part)
             self._position += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -90,14 +95,14 @@ class FrameStream(BufferedIOBase):
     def _padded(self) -> int:
         return self._length + self._length % 2
 
-    def _at(self, position: int) -> bytes:
-        """What is left of the piece at a position."""
+    def _at(self, position: int, most: int) -> bytes:
+        """Bytes from a position on, as far as the piece there goes."""
         if position >= self._length:
             return b"\x00"
         index, start = divmod(position, self._step)
         if self._current[0] != index:
             self._current = (index, self._piece(index))
-        return self._current[1][start:]
+        return self._current[1][start : start + most]
 
 
 def set_pixel_data(ds: Dataset, frames: Frames, transfer_syntax_uid: UID) -> None:
@@ -126,9 +131,24 @@ def set_pixel_data(ds: Dataset, frames: Frames, transfer_syntax_uid: UID) -> Non
 
 def _encoded(frames: Frames, transfer_syntax_uid: UID) -> Iterator[bytes]:
     """Each frame compressed. PS3.5 8.2.2: in RLE a pixel of one bit is a byte too."""
+    _, rows, columns = frames.labels.shape
     bits = frames[0].itemsize * 8
+    # GDCM, which pydicom prefers and is eight times as fast, ends the process on an odd number of pixels.
+    plugin = "pylibjpeg" if transfer_syntax_uid == RLELossless and rows * columns % 2 else ""
+    encoder = get_encoder(transfer_syntax_uid)
     for index in range(len(frames)):
-        yield encode_frame(frames[index], transfer_syntax_uid, bits, bits, "MONOCHROME2")
+        yield encoder.encode(
+            np.ascontiguousarray(frames[index]),
+            encoding_plugin=plugin,
+            rows=rows,
+            columns=columns,
+            number_of_frames=1,
+            samples_per_pixel=1,
+            photometric_interpretation="MONOCHROME2",
+            pixel_representation=0,
+            bits_allocated=bits,
+            bits_stored=bits,
+        )
 
 
 def _packed(frames: Frames) -> FrameStream:
@@ -140,7 +160,8 @@ def _packed(frames: Frames) -> FrameStream:
     def piece(index: int) -> bytes:
         first = index * together
         some = [frames[at].ravel() for at in range(first, min(len(frames), first + together))]
-        return np.packbits(np.concatenate(some), bitorder="little").tobytes()
+        bits = some[0] if together == 1 else np.concatenate(some)
+        return np.packbits(bits, bitorder="little").tobytes()
 
     return FrameStream(
         piece, pieces=-(-len(frames) // together), length=-(-len(frames) * pixels // 8)

@@ -7,6 +7,7 @@ shared by all frames or by none). Writing them item by item takes longer than ev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import pack
 from typing import Any
 
 from pydicom import DataElement, Dataset
@@ -14,10 +15,12 @@ from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr_element, write_sequence
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import AMBIGUOUS_VR
 
 _PER_FRAME = Tag("PerFrameFunctionalGroupsSequence")
+_CONTENT = Tag("FrameContentSequence")
 _OF_SLICE = (Tag("DerivationImageSequence"), Tag("PlanePositionSequence"))
 _OF_SEGMENT = (Tag("SegmentIdentificationSequence"),)
 
@@ -35,14 +38,18 @@ def encode_groups(ds: Dataset, slices: Sequence[int], segments: Sequence[int]) -
         Of each frame: its slice, and its segment; no segments where no frame has one of its own.
     """
     known: dict[tuple[BaseTag, int], RawDataElement] = {}
+    # Of one frame per slice nothing is shared.
+    is_shared = len(set(slices)) < len(slices)
     for index, item in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        keys = [(tag, slices[index]) for tag in _OF_SLICE]
-        if segments:
-            keys += [(tag, segments[index]) for tag in _OF_SEGMENT]
+        keys = [(tag, slices[index]) for tag in _OF_SLICE if is_shared]
+        keys += [(tag, segments[index]) for tag in _OF_SEGMENT if segments]
         for key in keys:
             tag = key[0]
             if tag in item:
                 known[key] = item[tag] = known.get(key) or _encoded(item[tag])
+        item[_CONTENT] = known[_CONTENT, 0] = _frame_content(
+            item[_CONTENT], known.get((_CONTENT, 0))
+        )
         _mark_as_encoded(item)
     ds[_PER_FRAME] = _encoded(ds[_PER_FRAME])
     for element in ds.elements():
@@ -59,6 +66,17 @@ def _encoded(element: DataElement) -> RawDataElement:
     write_sequence(file, element, [default_encoding])
     value = file.getvalue()
     return RawDataElement(element.tag, "SQ", len(value), value, 0, False, True)
+
+
+def _frame_content(element: DataElement, other: RawDataElement | None) -> RawDataElement:
+    """Frame Content, which differs from another frame's in its Dimension Index Values alone."""
+    (content,) = element.value
+    if other is None or other.value is None or len(content) != 1:
+        return _encoded(element)
+    index = content.DimensionIndexValues
+    # PS3.5 6.2: an unsigned long is of four bytes.
+    values = pack(f"<{len(index)}L", *index) if isinstance(index, MultiValue) else pack("<L", index)
+    return other._replace(value=other.value[: -len(values)] + values)
 
 
 def _mark_as_encoded(ds: Dataset) -> None:

@@ -46,18 +46,10 @@ _PATIENT_AND_STUDY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
-#: What highdicom reads from each further slice.
-_SLICE = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "ImageType",
-    "Rows",
-    "Columns",
-    "ImagePositionPatient",
-)
+#: What highdicom reads from each further slice that is its own ...
+_SLICE = ("SOPClassUID", "SOPInstanceUID", "ImagePositionPatient")
+#: ... and what all slices of a series have in common.
+_SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns")
 
 
 def source_images(request: EvidenceRequest) -> list[Dataset]:
@@ -75,14 +67,18 @@ def source_images(request: EvidenceRequest) -> list[Dataset]:
             if keyword in ds:
                 image.add(ds[keyword])
         images.append(image)
-    frame_of_reference = frame_of_reference_uid(request)
+    shared = Dataset()
+    for keyword in _SERIES:
+        if keyword in first:
+            shared.add(first[keyword])
+    shared.FrameOfReferenceUID = frame_of_reference_uid(request)
+    shared.ImageOrientationPatient = datasets[0].ImageOrientationPatient
+    shared.PixelSpacing = datasets[0].PixelSpacing
+    shared.SliceThickness = _slice_thickness(datasets[0]) or _decimal(volume.spacing[0])
+    # Vendors write all kinds of things here; the grid is what the slices' positions say.
+    shared.SpacingBetweenSlices = _decimal(volume.spacing[0])
     for image in images:
-        image.FrameOfReferenceUID = frame_of_reference
-        image.ImageOrientationPatient = datasets[0].ImageOrientationPatient
-        image.PixelSpacing = datasets[0].PixelSpacing
-        image.SliceThickness = _slice_thickness(datasets[0]) or _decimal(volume.spacing[0])
-        # Vendors write all kinds of things here; the grid is what the slices' positions say.
-        image.SpacingBetweenSlices = _decimal(volume.spacing[0])
+        image.update(shared)
     _mark_lossy(first, datasets)
     return images
 

@@ -107,6 +107,8 @@ def create_seg(request: EvidenceRequest, form: SegForm = BINARY) -> Dataset | No
     frames = _frames(ds, request, numbers)
     set_pixel_data(ds, frames, UID(form.compression.transfer_syntax_uid))
     finish(ds, request)
+    # PS3.3 Table 10-12: Type 2, and nobody's.
+    ds.ContentCreatorName = None
     body_part = request.source.datasets[0].get("BodyPartExamined")
     if body_part:
         ds.BodyPartExamined = body_part
@@ -132,13 +134,15 @@ def _frames(ds: Dataset, request: EvidenceRequest, numbers: Mapping[int, int]) -
             # PS3.3 C.7.6.16: a group that is the same for all frames is shared.
             said = (item if len(numbers) > 1 else shared).SegmentIdentificationSequence[0]
             segments.append(values[said.ReferencedSegmentNumber])
+    labels = request.result.label_map.array
     table = np.zeros(max(numbers) + 1, np.uint8 if ds.BitsAllocated <= 8 else np.uint16)
     for number, rank in numbers.items():
         table[number] = rank
     return Frames(
-        labels=request.result.label_map.array,
+        labels=labels,
         slices=_nearest_slices(np.array(positions, dtype=np.float64), request.source),
-        segments=np.array(segments, dtype=np.int64),
+        # Of one type, NumPy compares 16 at a time.
+        segments=np.array(segments, dtype=labels.dtype),
         table=table,
     )
 

@@ -62,6 +62,9 @@ def _content(ds: Dataset) -> Faults:
     # PS3.5 6.2: a Code String.
     if not re.fullmatch(r"[A-Z0-9 _]{1,16}", str(ds.get("ContentLabel", ""))):
         yield f"ContentLabel is {ds.get('ContentLabel')!r}"
+    for keyword in ("ContentDescription", "ContentCreatorName"):
+        if keyword not in ds:
+            yield f"{keyword} is missing"
 
 
 def _segment_numbers(ds: Dataset) -> Faults:

@@ -120,6 +120,7 @@ _SEG_FAULTS: list[tuple[str, Spoil]] = [
     ("HighBit", _set("HighBit", 3)),
     ("LossyImageCompression", _drop("LossyImageCompression")),
     ("ContentLabel", _set("ContentLabel", "")),
+    ("ContentCreatorName", _drop("ContentCreatorName")),
     ("SegmentNumber", _skip_a_number),
     ("SegmentAlgorithmName", _drop("SegmentAlgorithmName", _segment)),
     ("SegmentLabel", _set("SegmentLabel", "", _segment)),
