@@ -143,12 +143,16 @@ class Node:
         pipeline: str = "threshold_bone",
         name: str = "PACS",
         called_ae: str = "PACS",
+        profile: str = "generic",
+        report_refusals: bool = False,
     ) -> None:
         """A destination on `port`, and a rule that sends every CT there."""
         with self.index() as index:
             destinations.add(
                 index,
-                Destination(name=name, host="127.0.0.1", port=port, called_ae=called_ae),
+                Destination(
+                    name=name, host="127.0.0.1", port=port, called_ae=called_ae, profile=profile
+                ),
                 actor="test",
             )
             rules.add(
@@ -158,6 +162,7 @@ class Node:
                     pipeline=pipeline,
                     where=("Modality = CT",),
                     destinations=(name,),
+                    report_refusals=report_refusals,
                 ),
                 actor="test",
             )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from highdicom import Volume
@@ -12,7 +13,7 @@ from pipelines.ct_trunk_muscle.measuring import measure
 from pipelines.ct_trunk_muscle.networks import Part, load_networks
 from pipelines.ct_trunk_muscle.plan import PLAN_NAME, NetworkPlan, read_plan
 from pipelines.ct_trunk_muscle.segmenting import Networks, segment_trunk
-from pipelines.errors import Refused, WeightsError
+from pipelines.errors import ManifestError, Refused, WeightsError
 from pipelines.inference import compile_network
 from pipelines.inference.grid import put_back
 from pipelines.manifest import Manifest
@@ -35,7 +36,8 @@ _STEEPEST = 30.0
 class TrunkModel:
     """What `load` makes and `run` needs."""
 
-    networks: Networks
+    #: Compiled when first asked for: of slices or of volumes.
+    networks: Callable[[Part], Networks]
     manifest: Manifest
 
 
@@ -51,21 +53,23 @@ def load(context: LoadContext) -> TrunkModel:
         raise WeightsError("The pipeline ct_trunk_muscle needs weights; name them in its manifest.")
     plan = read_plan(context.folder / PLAN_NAME)
     networks = load_networks(context.weights, plan, context.device)
-    patch = (1, 1, *plan.volume.patch)
-    return TrunkModel(
-        networks=Networks(
-            muscles=compile_network(networks.volume, context.device, (patch,)),
-            part=Part.VOLUME,
-            levels=compile_network(networks.levels, context.device, _probes(plan.levels)),
-            plan=plan,
-        ),
-        manifest=context.manifest,
-    )
+    levels = compile_network(networks.levels, context.device, _probes(plan.levels))
+
+    @cache
+    def chosen(part: Part) -> Networks:
+        one_patch = ((1, 1, *plan.volume.patch),)
+        probes = _probes(plan.slices) if part is Part.SLICES else one_patch
+        compiled = compile_network(networks.get_submodule(part), context.device, probes)
+        return Networks(muscles=compiled, part=part, levels=levels, plan=plan)
+
+    return TrunkModel(networks=chosen, manifest=context.manifest)
 
 
 def _probes(plan: NetworkPlan) -> tuple[tuple[int, ...], ...]:
-    """Two small shapes: the size of the whole trunk varies."""
+    """Two small shapes: the size of the trunk varies."""
     side = stride_of(plan.channels)
+    if len(plan.patch) == 2:
+        return (1, 1, side, 2 * side), (2, 1, 2 * side, 3 * side)
     return (1, 1, 2 * side, side, 2 * side), (1, 1, side, 2 * side, 3 * side)
 
 
@@ -79,10 +83,10 @@ def run(
     Refused
         `too-few-slices`, `spacing-too-wide`, `not-axial`, `field-too-small` or `no-trunk`.
     """
-    del parameters
+    part = part_of(parameters)
     source = inputs[ROLE]
     check_series(source.volume)
-    trunk = segment_trunk(model.networks, source.volume)
+    trunk = segment_trunk(model.networks(part), source.volume)
     said = measure(trunk, source.datasets[0] if source.datasets else None)
     return AnalysisResult(
         role=ROLE,
@@ -95,6 +99,23 @@ def run(
         evaluations=said.evaluations,
         notices=said.notices,
     )
+
+
+def part_of(parameters: Parameters) -> Part:
+    """Return which network segments muscles.
+
+    Raises
+    ------
+    ManifestError
+        `parameter-invalid`.
+    """
+    name = str(parameters["network"])
+    if name not in (Part.SLICES, Part.VOLUME):
+        raise ManifestError(
+            f"Parameter 'network' is {Part.SLICES} or {Part.VOLUME}, not {name!r}.",
+            code="parameter-invalid",
+        )
+    return Part(name)
 
 
 def check_series(volume: Volume) -> None:

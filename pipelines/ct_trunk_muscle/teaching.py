@@ -31,7 +31,7 @@ _SLICES_AT_ONCE = 8
 _SMOOTH = 1e-5
 
 
-def masked_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def masked_loss(logits: torch.Tensor, truth: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
     """Return 1 - soft Dice over the batch + cross entropy, as nnU-Net's, of known voxels alone.
 
     Parameters
@@ -40,6 +40,8 @@ def masked_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         float32, shape (batch, classes, ...).
     truth
         Class numbers as float32, shape (batch, 1, ...); `UNKNOWN` counts for nothing.
+    weight
+        Of all classes but the background in the cross entropy.
 
     Notes
     -----
@@ -48,9 +50,13 @@ def masked_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """
     labels = truth[:, 0].long()
     known = labels != UNKNOWN
-    entropy = functional.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
-    entropy = entropy / known.sum().clamp(min=1)
     classes = logits.shape[1]
+    weights = torch.full((classes,), weight, device=logits.device)
+    weights[0] = 1.0
+    entropy = functional.cross_entropy(
+        logits, labels, weights, ignore_index=UNKNOWN, reduction="sum"
+    )
+    entropy = entropy / weights[labels[known]].sum().clamp(min=1)
     real = (
         functional.one_hot(torch.where(known, labels, 0), classes).movedim(-1, 1).to(logits.dtype)
     )

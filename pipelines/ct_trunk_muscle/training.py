@@ -46,6 +46,8 @@ from pipelines.training.recipe import Draw, Loss, Recipe, Sample, Widths
 _FOLDER = Path(__file__).resolve().parent
 #: Voxels by which own crops are larger than a patch, for patches to differ.
 _ROOM = 16
+#: A vertebral body is a hundredth of the coarse image at most: unweighted, a network does not begin to see it.
+_BODIES_WEIGHT = 30.0
 _KINDS = {Part.SLICES: Kind.SLICE, Part.VOLUME: Kind.VOLUME, Part.LEVELS: Kind.LEVELS}
 
 
@@ -64,9 +66,9 @@ def make_network(part: Part, widths: Widths) -> nn.Module:
     return TrunkNetworks(plan, part)
 
 
-def make_loss() -> Loss:
+def make_loss(part: Part) -> Loss:
     """Return Dice + cross entropy over what is labelled."""
-    return masked_loss
+    return partial(masked_loss, weight=_BODIES_WEIGHT if part is Part.LEVELS else 1.0)
 
 
 def phantom_study(folder: Path | None) -> Callable[[int], Case]:
@@ -130,7 +132,8 @@ def _phantom_crop(
 
 
 def _labels(truth: Truth, part: Part, full: bool) -> hd.Volume:
-    labels = dense(truth) if full else sparse(truth)
+    # Of bodies the helper label has all slices; of muscles physicians drew one for each.
+    labels = dense(truth) if full or part is Part.LEVELS else sparse(truth)
     return labels.with_array(_classes_of(part)(labels.array))
 
 
@@ -234,7 +237,9 @@ def _stage(part: Part, init: Path | None, *, full: bool = False, taught: bool = 
     return replace(
         RECIPE,
         stages={},
+        teacher=init if taught else None,
         make_network=partial(make_network, part),
+        make_loss=partial(make_loss, part),
         phantom_crops=partial(phantom_crops, part, teacher, full),
         crop=partial(own_crop, part, teacher),
         prepare=partial(prepare, part),
@@ -245,7 +250,7 @@ def _stage(part: Part, init: Path | None, *, full: bool = False, taught: bool = 
 RECIPE = Recipe(
     folder=_FOLDER,
     make_network=partial(make_network, Part.VOLUME),
-    make_loss=make_loss,
+    make_loss=partial(make_loss, Part.VOLUME),
     phantom_crops=partial(phantom_crops, Part.VOLUME, None, False),
     phantom_study=phantom_study,
     describe_phantoms=describe_phantoms,
@@ -253,7 +258,7 @@ RECIPE = Recipe(
     judged=judged,
     prepare=partial(prepare, Part.VOLUME),
     segment=segment,
-    variants=(Part.VOLUME, Part.SLICES),
+    variants=(Part.SLICES, Part.VOLUME),
     structures={number: name.replace("_", " ") for name, number in NUMBERS.items()},
     published={"dice": 0.769},
     published_on="2,009 clinical slices",

@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 _SLOPE = 0.01
-#: Share of a new batch in the running statistics: batches of patches are small.
-_MOMENTUM = 0.02
 #: Logit of the background at the start, so that learning does not begin with finding out that most is background.
 _PRIOR = 3.0
 
@@ -24,7 +22,7 @@ class PlainUNet(nn.Module):
     """Two convolutions a level, strided convolutions down, transposed ones up, leaky ReLU.
 
     As in Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation"
-    (Nature Methods 2021;18:203). Ours: batch norm, no deep supervision, and the first convolution halves the
+    (Nature Methods 2021;18:203). Ours: no deep supervision, and the first convolution halves the
     resolution, the last one restores it, so that no feature map of full resolution but the logits is ever made.
 
     Parameters
@@ -86,12 +84,12 @@ class PlainUNet(nn.Module):
 
 def _stage(dimensions: int, channels_in: int, channels: int, stride: int = 1) -> nn.Module:
     convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
-    norm = nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d
+    norm = nn.InstanceNorm2d if dimensions == 2 else nn.InstanceNorm3d
     layers: list[nn.Module] = []
     for before, step in ((channels_in, stride), (channels, 1)):
         layers += [
             convolution(before, channels, 3, stride=step, padding=1, bias=False),
-            norm(channels, momentum=_MOMENTUM),
+            norm(channels, affine=True),
             nn.LeakyReLU(_SLOPE, inplace=True),
         ]
     return nn.Sequential(*layers)

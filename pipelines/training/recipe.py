@@ -93,6 +93,8 @@ class Recipe:
         None: none) to the recipe of this one. In their order.
     stage
         Of which stage this recipe is; empty where there are none.
+    teacher
+        Weights of a network that labels crops; None: crops are labelled without one.
     """
 
     folder: Path
@@ -124,6 +126,7 @@ class Recipe:
     pool: int = 48
     stages: Mapping[str, Callable[[Path | None], Recipe]] = field(default_factory=dict)
     stage: str = ""
+    teacher: Path | None = None
 
     @property
     def pipeline(self) -> str:

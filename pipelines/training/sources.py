@@ -117,7 +117,8 @@ def phantom_source(recipe: Recipe, options: TrainOptions, run: Run, *, compared:
     identity = {"atlas": _hashes(options.atlas)}
     if options.cache is not None:
         cache = CropCache(folder=options.cache, crops=crops, seed=options.seed)
-        cache.fill(draw, {"pipeline": recipe.pipeline, **identity}, workers=options.workers)
+        drawn = {"pipeline": recipe.pipeline, **_stage_of(recipe), **identity}
+        cache.fill(draw, drawn, workers=options.workers)
         draw, draw_validation, reuse = cache.draw, cache.draw_validation, 1
     seeds = [_STUDY_SEED + 1000 * (run.fold or 0) + number for number in range(options.studies)]
 
@@ -161,11 +162,19 @@ def from_atlas(make: Callable[[Path | None], Made], folder: Path | None) -> Made
         ) from error
 
 
+def _stage_of(recipe: Recipe) -> dict[str, str]:
+    """Crops of one stage are none of another; a teacher of other weights teaches otherwise."""
+    if not recipe.stage:
+        return {}
+    return {"stage": recipe.stage, "teacher": _hash(recipe.teacher) if recipe.teacher else ""}
+
+
 def _hashes(folder: Path | None) -> Mapping[str, str]:
     """File name -> SHA-256 of the label maps."""
     files: Sequence[Path] = sorted(folder.glob("*.nii*")) if folder else ()
-    hashes = {}
-    for path in files:
-        with path.open("rb") as file:
-            hashes[path.name] = file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.name: _hash(path) for path in files}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from dicomgen import AXIAL, CORONAL, Geometry, make_series, save_all
 from nodes import Node, wait_for
 from peer import Pacs
 from pydicom import Dataset
+from pydicom.uid import RLELossless
 
 from node.scu import send_paths
 from storage.index import deliveries, events, measurements, rules, studies, workitems
@@ -73,6 +75,36 @@ def test_a_series_comes_back_as_seg_and_sr(node: Node, pacs: Pacs, tmp_path: Pat
         assert volume.value > 0
         (workitem,) = workitems.list_workitems(index, study=study)
         assert {"load", "infer", "encode"} <= set(workitem.timings)
+
+
+def test_each_destination_gets_what_its_profile_says(
+    node: Node, pacs: Pacs, tmp_path: Path
+) -> None:
+    packed = {
+        "segmentation": "labelmap",
+        "compression": "rle",
+        "rtstruct": True,
+        "key_objects": True,
+    }
+    node.settings["OSTEONODE_EVIDENCE__PROFILES"] = json.dumps({"packed": packed})
+    with Pacs(ae_title="OLD") as old:
+        node.start()
+        node.route_to(pacs.port, profile="packed")
+        node.route_to(old.port, name="OLD", called_ae="OLD", profile="legacy")
+        store(node, make_series(geometry=SIX), tmp_path / "ct")
+        wait_for(
+            "everything to be sent",
+            lambda: delivery_states(node) == {DeliveryState.SENT},
+            timeout_s=120,
+        )
+        (seg,) = [ds for ds in pacs.received if ds.Modality == "SEG"]
+        assert seg.SegmentationType == "LABELMAP"
+        assert seg.file_meta.TransferSyntaxUID == RLELossless
+        assert sorted(ds.Modality for ds in pacs.received) == ["KO", "RTSTRUCT", "SEG", "SR"]
+        # A page of measurements, then a picture of each slice.
+        assert Counter(ds.Modality for ds in old.received) == {"OT": 1 + SIX.slices, "DOC": 1}
+    # One run for both.
+    assert len(node.workitems()) == 1
 
 
 def delivery_states(node: Node) -> set[DeliveryState]:

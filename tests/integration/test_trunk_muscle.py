@@ -94,15 +94,20 @@ def test_a_trunk_comes_back_with_areas_by_level(node: Node, pacs: Pacs, tmp_path
     assert index_row.unit == "cm2/m2"
 
 
-def test_a_series_without_vertebrae_is_refused_with_its_code(
+def test_a_series_without_vertebrae_is_refused_with_its_code_and_the_pacs_is_told(
     node: Node, pacs: Pacs, tmp_path: Path
 ) -> None:
     node.start()
-    node.route_to(pacs.port, pipeline=NAME)
+    node.route_to(pacs.port, pipeline=NAME, report_refusals=True)
     trunk = trunks.scene(("L1", "L2", "L3"))
     legs = trunk.with_array(trunk.array.clip(max=trunks.SOFT_HU))
     store(node, list(ct_series(legs, seed=2)), tmp_path / "ct")
     node.wait_for_state(WorkitemState.CANCELED, timeout_s=180)
     (workitem,) = node.workitems()
     assert workitem.reason_code == "no-trunk"
-    assert not pacs.received
+    (report,) = pacs.wait_for(1, timeout_s=60)
+    assert report.Modality == "SR"
+    assert report.StudyInstanceUID == workitem.study_instance_uid
+    assert "no-trunk" in str(report)
+    assert workitem.reason is not None
+    assert workitem.reason in str(report)

@@ -17,8 +17,9 @@ from volumes import make_request
 
 from pipelines.ct_trunk_muscle.anatomy import BODIES, LEVEL_CODES, LEVELS, NUMBERS
 from pipelines.ct_trunk_muscle.levels import trace_levels
-from pipelines.ct_trunk_muscle.pipeline import TrunkModel, check_series, run
-from pipelines.errors import Refused
+from pipelines.ct_trunk_muscle.networks import Part
+from pipelines.ct_trunk_muscle.pipeline import TrunkModel, check_series, part_of, run
+from pipelines.errors import ManifestError, Refused
 from pipelines.evidence.create import create_evidence
 from pipelines.result import AnalysisResult, Measurement, SourceSeries
 from pipelines.training.phantoms.dicom import ct_series
@@ -38,7 +39,7 @@ def analyse(model: TrunkModel, volume: hd.Volume, *, size: str | None = "2.0") -
     if size is not None:
         header.PatientSize = size
     source = SourceSeries(volume=volume, datasets=(header,) * volume.shape[0])
-    return run(model, {"ct": source}, {})
+    return run(model, {"ct": source}, trunks.MANIFEST.parameters)
 
 
 @cache
@@ -115,6 +116,13 @@ def test_muscles_are_where_they_are_in_any_order_of_slices_rows_and_columns(
         for number in NUMBERS.values():
             one, two = real == number, found == number
             assert 2 * (one & two).sum() / (one.sum() + two.sum()) > 0.8
+
+
+def test_the_network_is_one_of_two() -> None:
+    assert part_of(trunks.MANIFEST.parameters) is Part.SLICES
+    assert part_of({"network": "volume"}) is Part.VOLUME
+    with pytest.raises(ManifestError, match="slices or volume"):
+        part_of({"network": "levels"})
 
 
 def test_areas_are_those_of_the_slice_through_the_middle_of_each_body(model: TrunkModel) -> None:
@@ -246,7 +254,7 @@ def test_a_tilted_gantry_and_a_scoliosis_of_the_couch_are_axial_enough() -> None
 def test_the_report_says_at_which_level_an_area_was_measured(model: TrunkModel) -> None:
     volume = lumbar()
     source = SourceSeries(volume=volume, datasets=tuple(ct_series(volume, seed=3)))
-    result = run(model, {"ct": source}, {})
+    result = run(model, {"ct": source}, trunks.MANIFEST.parameters)
     request = make_request(source, result=result, manifest=trunks.MANIFEST)
     made = {item.kind: dcmread(BytesIO(item.encoded)) for item in create_evidence(request)}
     assert set(made) == {"SEG", "SR"}

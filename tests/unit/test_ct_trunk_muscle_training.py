@@ -188,6 +188,15 @@ def test_the_loss_is_lowest_for_the_truth_and_knows_no_unlabelled_voxel() -> Non
     assert float(logits.grad[..., 2:6].abs().max()) == 0
     nothing = torch.full_like(truth, UNKNOWN)
     assert float(masked_loss(right, nothing)) == 0
+    # A missed voxel of a rare class costs more where that class weighs more; one found where nothing is does not.
+    unsure = torch.zeros_like(right)
+    assert float(masked_loss(right, truth, 30.0)) < 0.01
+    missed, surplus = right.clone(), right.clone()
+    inside = truth[:, 0] > 0
+    missed.movedim(1, -1)[inside] = unsure.movedim(1, -1)[inside]
+    surplus.movedim(1, -1)[~inside] = unsure.movedim(1, -1)[~inside]
+    assert float(masked_loss(missed, truth, 30.0)) > float(masked_loss(missed, truth))
+    assert float(masked_loss(surplus, truth, 30.0)) < float(masked_loss(surplus, truth))
 
 
 # -- truth of phantoms -----------------------------------------------------------------------------

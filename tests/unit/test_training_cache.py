@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pytest
+import torch
 
 from pipelines.errors import TrainingError
 from pipelines.training.cache import CropCache
 from pipelines.training.case import Case
+from pipelines.training.options import Run, TrainOptions
+from pipelines.training.recipe import Recipe
+from pipelines.training.sources import phantom_source
 
 IDENTITY = {"pipeline": "some", "atlas": {"body.nii.gz": "0123"}}
 
@@ -80,6 +85,32 @@ def test_a_folder_of_other_crops_is_refused(tmp_path: Path) -> None:
         CropCache(folder=tmp_path, crops=2, seed=1).fill(_draw, IDENTITY, workers=0)
     with pytest.raises(TrainingError, match="more --phantoms"):
         CropCache(folder=tmp_path, crops=1).fill(_draw, IDENTITY, workers=0)
+
+
+def test_crops_of_a_stage_are_of_no_other_and_of_no_other_teacher(tmp_path: Path) -> None:
+    teacher, other = tmp_path / "teacher", tmp_path / "other"
+    teacher.write_bytes(b"one")
+    other.write_bytes(b"another")
+    recipe = Recipe(
+        folder=tmp_path / "some",
+        make_network=lambda _widths: torch.nn.Identity(),
+        make_loss=lambda: torch.nn.functional.mse_loss,
+        phantom_crops=lambda _folder: _draw,
+        phantom_study=lambda _folder: lambda _seed: _draw(np.random.default_rng(0)),
+        crop=lambda case, _rng: case,
+        prepare=lambda _case, _rng: (torch.zeros(1), torch.zeros(1)),
+        segment=lambda _network, image, _variant: image,
+        structures={1: "bone"},
+        stage="volume",
+        teacher=teacher,
+    )
+    options = TrainOptions(out=tmp_path / "out", cache=tmp_path / "cache", phantoms=2, workers=0)
+    run = Run(name="", widths=None, epochs=1, fold=None, seed=0)
+    phantom_source(recipe, options, run, compared=False)
+    phantom_source(recipe, options, run, compared=False)
+    for changed in (replace(recipe, stage="full"), replace(recipe, teacher=other)):
+        with pytest.raises(TrainingError, match="something else"):
+            phantom_source(changed, options, run, compared=False)
 
 
 def test_a_file_that_is_no_crop_is_named(tmp_path: Path) -> None:
