@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from node.cli.local import run_on_folder
 from node.config import Config
 from node.errors import ConfigError
 from node.sites import check_settings, site_parameters
+from pipelines.evidence.profile import GENERIC
 from pipelines.registry import find_pipelines
 from pipelines.training.phantoms.dicom import SeriesOptions
 from storage.model import Series, utcnow
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 REGISTRY = find_pipelines([PIPELINES])
+
+
+run = partial(run_on_folder, device="cpu", profiles=GENERIC)
 
 
 def series(kvp: str = "120") -> Series:
@@ -83,7 +88,7 @@ def test_a_folder_is_run_with_the_settings_of_its_scanner(tmp_path: Path) -> Non
         ("of another scanner", config(entry(500.0, "Manufacturer = X")), {}),
         ("by hand", config(entry(500.0)), {"threshold_hu": 200.0}),
     ):
-        performed = run_on_folder(settings, made, tmp_path, given, "cpu")
+        performed = run(settings, made, tmp_path, given)
         seg = next(item.ds for item in performed.evidence if item.kind == "SEG")
         uids[name] = str(seg.SOPInstanceUID)
     assert uids["of the scanner"] != uids["default"]
@@ -99,8 +104,8 @@ def test_files_without_a_group_length_are_run_with_their_settings(
         encoded = path.read_bytes()
         path.write_bytes(encoded[:132] + encoded[144:])
     made, settings = REGISTRY.get("threshold_bone"), config(entry(500.0, "Manufacturer ~ phantom"))
-    performed = run_on_folder(settings, made, tmp_path, {}, "cpu")
-    by_hand = run_on_folder(config(), made, tmp_path, {"threshold_hu": 500.0}, "cpu")
+    performed = run(settings, made, tmp_path, {})
+    by_hand = run(config(), made, tmp_path, {"threshold_hu": 500.0})
     assert [e.ds.SOPInstanceUID for e in performed.evidence] == [
         e.ds.SOPInstanceUID for e in by_hand.evidence
     ]
