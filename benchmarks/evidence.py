@@ -300,6 +300,7 @@ def make_ours(request: EvidenceRequest, form: str, out: Path) -> float:
     if ds is None:
         return 0.0
     encoded = encode(ds)
+    del ds
     out.write_bytes(encoded)
     started = time.process_time()
     written = read_back(encoded)

@@ -121,6 +121,9 @@ def _finish(
 ) -> EvidenceObject:
     """The file of an instance: proven where it has geometry, checked always."""
     encoded = encode(ds)
+    if kind == seg.KIND:
+        # Its file has them: compressed ones are as large as that.
+        del ds.PixelData
     written = read_back(encoded)
     residuals: tuple[SegmentResidual, ...] = ()
     if kind == seg.KIND:

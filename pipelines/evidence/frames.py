@@ -1,21 +1,25 @@
 """Pixel Data of a Segmentation, made of the label map frame by frame as it is written.
 
-A SEG of a hundred segments is a hundred times a bit per voxel: more than the label map itself. So native frames are a
-stream, which pydicom copies to its file piece by piece, and at no time in memory as a whole.
+A SEG of a hundred segments is a hundred times a bit per voxel: more than the label map itself. So Pixel Data is a
+stream, which pydicom copies to its file piece by piece: native frames are at no time in memory as a whole, and
+compressed ones once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedIOBase
+from itertools import accumulate
 from math import gcd
+from struct import pack
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import itemize_frame
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import UID, RLELossless
 
@@ -62,10 +66,12 @@ class Frames:
 class FrameStream(BufferedIOBase):
     """A stream of bytes that are made when they are read (PS3.5 8.1.1), of even length (PS3.5 8.1.2)."""
 
-    def __init__(self, piece: Callable[[int], bytes], *, pieces: int, length: int) -> None:
-        """Read `length` bytes, made of `pieces` that are all as long as the first but for the last."""
-        self._piece, self._length, self._position = piece, length, 0
-        self._step = len(piece(0)) if pieces > 1 else length
+    def __init__(
+        self, piece: Callable[[int], bytes], *, starts: Sequence[int], length: int
+    ) -> None:
+        """Read `length` bytes, made of pieces; `starts` says at which byte each begins."""
+        self._piece, self._starts, self._length = piece, starts, length
+        self._position = 0
         self._current = (-1, b"")
 
     def readable(self) -> bool:
@@ -99,9 +105,10 @@ class FrameStream(BufferedIOBase):
         """Bytes from a position on, as far as the piece there goes."""
         if position >= self._length:
             return b"\x00"
-        index, start = divmod(position, self._step)
+        index = bisect_right(self._starts, position) - 1
         if self._current[0] != index:
             self._current = (index, self._piece(index))
+        start = position - self._starts[index]
         return self._current[1][start : start + most]
 
 
@@ -120,8 +127,7 @@ def set_pixel_data(ds: Dataset, frames: Frames, transfer_syntax_uid: UID) -> Non
     _, ds.Rows, ds.Columns = frames.labels.shape
     ds.file_meta.TransferSyntaxUID = transfer_syntax_uid
     if transfer_syntax_uid.is_encapsulated:
-        ds.PixelData = encapsulate(list(_encoded(frames, transfer_syntax_uid)))
-        ds["PixelData"].VR = "OB"
+        ds.add_new("PixelData", "OB", _encapsulated(_encoded(frames, transfer_syntax_uid)))
         ds["PixelData"].is_undefined_length = True
         return
     # PS3.5 8.2: OW where Bits Allocated is above 8.
@@ -151,6 +157,17 @@ def _encoded(frames: Frames, transfer_syntax_uid: UID) -> Iterator[bytes]:
         )
 
 
+def _encapsulated(encoded: Iterable[bytes]) -> FrameStream:
+    """PS3.5 A.4: an item per frame, after the table of where each begins."""
+    items = [item for frame in encoded for item in itemize_frame(frame)]
+    offsets = list(accumulate(map(len, items), initial=0))
+    # An offset is of four bytes; a table may be empty.
+    table = offsets[:-1] if offsets[-1] < 1 << 32 else []
+    pieces = [*itemize_frame(pack(f"<{len(table)}L", *table)), *items]
+    *starts, length = accumulate(map(len, pieces), initial=0)
+    return FrameStream(pieces.__getitem__, starts=starts, length=length)
+
+
 def _packed(frames: Frames) -> FrameStream:
     """PS3.5 8.1.1: one bit a pixel, least significant first, frames not padded to bytes."""
     pixels = int(np.prod(frames.labels.shape[1:]))
@@ -163,9 +180,8 @@ def _packed(frames: Frames) -> FrameStream:
         bits = some[0] if together == 1 else np.concatenate(some)
         return np.packbits(bits, bitorder="little").tobytes()
 
-    return FrameStream(
-        piece, pieces=-(-len(frames) // together), length=-(-len(frames) * pixels // 8)
-    )
+    length = -(-len(frames) * pixels // 8)
+    return FrameStream(piece, starts=range(0, length, together * pixels // 8), length=length)
 
 
 def _native(frames: Frames) -> FrameStream:
@@ -173,7 +189,9 @@ def _native(frames: Frames) -> FrameStream:
         plane = frames[index]
         return plane.astype(plane.dtype.newbyteorder("<"), copy=False).tobytes()
 
-    return FrameStream(piece, pieces=len(frames), length=len(frames) * len(piece(0)))
+    step = len(piece(0))
+    length = len(frames) * step
+    return FrameStream(piece, starts=range(0, length, step), length=length)
 
 
 def values_by_slice(labels: NDArray[Any]) -> list[NDArray[Any]]:
@@ -191,7 +209,7 @@ def values_by_slice(labels: NDArray[Any]) -> list[NDArray[Any]]:
     return found
 
 
-def listed(values: Sequence[NDArray[Any]]) -> NDArray[np.uint16]:
+def listed(values: Sequence[Sequence[int]]) -> NDArray[np.uint16]:
     """Each slice as one row of pixels that lists its values; shape (slices, 1, most values of a slice)."""
     table = np.zeros((len(values), 1, max(1, *(len(some) for some in values), 1)), np.uint16)
     for row, some in zip(table, values, strict=True):

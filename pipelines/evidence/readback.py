@@ -27,14 +27,27 @@ from pipelines.errors import UnprovenError
 _DECODE_ERRORS = (ValueError, RuntimeError, EOFError, OSError)
 
 
+#: PS3.5 7.1.1: the length of what a delimiter ends; tag and length of that delimiter.
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_DELIMITER_LENGTH = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
     """One object, read from its file."""
 
     #: All of it but for Pixel Data.
     ds: Dataset
-    #: Value of Pixel Data: of a native object a view of the file; empty where there is none.
-    pixel_data: bytes | memoryview
+    #: The file; it is not copied.
+    encoded: bytes
+    #: Where in it the value of Pixel Data is, and where that ends; the same where there is none.
+    pixels: tuple[int, int]
+
+    @property
+    def pixel_data(self) -> memoryview:
+        """The value of Pixel Data: native frames, or the items of compressed ones."""
+        start, end = self.pixels
+        return memoryview(self.encoded)[start:end]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +75,15 @@ def read_back(encoded: bytes) -> Written:
     """Parse a file, its Pixel Data left where it is."""
     file = BytesIO(encoded)
     ds = dcmread(file, stop_before_pixels=True)
-    compressed = ds.file_meta.TransferSyntaxUID.is_compressed
-    # What is native is not copied.
-    rest = data_element_generator(
-        file, is_implicit_VR=False, is_little_endian=True, defer_size=None if compressed else 0
-    )
+    rest = data_element_generator(file, is_implicit_VR=False, is_little_endian=True, defer_size=0)
     element = next(rest, None)
-    if not isinstance(element, RawDataElement):
-        return Written(ds=ds, pixel_data=b"")
-    if element.value is not None:
-        return Written(ds=ds, pixel_data=element.value)
-    start = element.value_tell
-    return Written(ds=ds, pixel_data=memoryview(encoded)[start : start + element.length])
+    start = end = 0
+    if isinstance(element, RawDataElement):
+        start = element.value_tell
+        # What has no length ends before a delimiter (PS3.5 A.4).
+        is_open = element.length == _UNDEFINED_LENGTH
+        end = file.tell() - _DELIMITER_LENGTH if is_open else start + element.length
+    return Written(ds=ds, encoded=encoded, pixels=(start, end))
 
 
 class Groups:
@@ -170,7 +180,9 @@ def _compressed(written: Written) -> Iterator[NDArray[Any]]:
     if syntax == RLELossless and ds.BitsAllocated == 1:
         # PS3.5 8.2.2: a pixel of one bit is a byte in RLE; pydicom 3.0 reads bytes only when told so.
         options |= {"bits_allocated": 8, "bits_stored": 8}
-    for values, _ in get_decoder(syntax).iter_array(written.pixel_data, raw=True, **options):
+    items = BytesIO(written.encoded)
+    items.seek(written.pixels[0])
+    for values, _ in get_decoder(syntax).iter_array(items, raw=True, **options):
         yield values
 
 

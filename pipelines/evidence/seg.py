@@ -3,13 +3,14 @@
 Displays are built for this: same Rows and Columns as the source, frames in its planes, each pointing at its source
 image (or the frame of it), one referenced series, no empty segment.
 
-highdicom makes the object, of slices that hold one pixel per segment: all it needs to know which frames there are. Of
-whole slices it would look at each once per segment. The pixels follow (`frames`), and `proof` reads all of it back.
+highdicom makes the object, of slices of a few pixels: as many as it takes to show each slice and each segment once. Of
+whole slices it would look at each once per segment. Further frames (`groups`) and the pixels (`frames`) follow, and
+`proof` reads all of it back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from pydicom.uid import UID
 
 from pipelines.evidence.equipment import algorithm_identification
 from pipelines.evidence.frames import Frames, listed, set_pixel_data, values_by_slice
-from pipelines.evidence.groups import encode_groups
+from pipelines.evidence.groups import FrameOf, encode_groups, mark_as_encoded
 from pipelines.evidence.header import finish, series_attributes, source_images
 from pipelines.evidence.multiframe import by_frame, with_functional_groups
 from pipelines.evidence.profile import Compression, SegmentationType
@@ -82,7 +83,8 @@ def create_seg(request: EvidenceRequest, form: SegForm = BINARY) -> Dataset | No
     numbers = _ranks(values)
     if not numbers:
         return None
-    planes = listed([np.array([numbers[int(value)] for value in some]) for some in values])
+    present = [[numbers[int(value)] for value in some] for some in values]
+    planes = listed(_fewest(present))
     images, frame_numbers = source_images(request), request.source.frame_numbers
     if frame_numbers:
         images = [with_functional_groups(images, frame_numbers)]
@@ -104,7 +106,8 @@ def create_seg(request: EvidenceRequest, form: SegForm = BINARY) -> Dataset | No
         content_description=request.manifest.title,
         **series_attributes(request, form.kind_key),
     )
-    frames = _frames(ds, request, numbers)
+    shown = encode_groups(ds, _slices(ds, request.source), present)
+    frames = _frames(ds, request, numbers, shown)
     set_pixel_data(ds, frames, UID(form.compression.transfer_syntax_uid))
     finish(ds, request)
     # PS3.3 Table 10-12: Type 2, and nobody's.
@@ -113,7 +116,7 @@ def create_seg(request: EvidenceRequest, form: SegForm = BINARY) -> Dataset | No
     if body_part:
         ds.BodyPartExamined = body_part
     _set_dimension_organization(ds, request, form)
-    encode_groups(ds, frames.slices.tolist(), frames.segments.tolist() if len(numbers) > 1 else [])
+    mark_as_encoded(ds)
     return ds
 
 
@@ -122,25 +125,39 @@ def _ranks(values: list[NDArray[np.integer]]) -> dict[int, int]:
     return {int(number): rank for rank, number in enumerate(present, start=1)}
 
 
-def _frames(ds: Dataset, request: EvidenceRequest, numbers: Mapping[int, int]) -> Frames:
-    """Which slice, and of BINARY which segment, each frame of the object shows."""
+def _fewest(present: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Of the segments of each slice, one, and those that no slice before has."""
+    seen: set[int] = set()
+    kept: list[Sequence[int]] = []
+    for some in present:
+        new = [number for number in some if number not in seen]
+        seen.update(new)
+        kept.append(new or some[:1])
+    return kept
+
+
+def _slices(ds: Dataset, source: SourceSeries) -> list[int]:
+    """Which slice each frame of the object shows."""
     groups = ds.PerFrameFunctionalGroupsSequence
     positions = [item.PlanePositionSequence[0].ImagePositionPatient for item in groups]
-    segments: list[int] = []
-    if ds.SegmentationType == "BINARY":
-        values = {rank: number for number, rank in numbers.items()}
-        shared = ds.SharedFunctionalGroupsSequence[0]
-        for item in groups:
-            # PS3.3 C.7.6.16: a group that is the same for all frames is shared.
-            said = (item if len(numbers) > 1 else shared).SegmentIdentificationSequence[0]
-            segments.append(values[said.ReferencedSegmentNumber])
+    found: list[int] = _nearest_slices(np.array(positions, dtype=np.float64), source).tolist()
+    return found
+
+
+def _frames(
+    ds: Dataset, request: EvidenceRequest, numbers: Mapping[int, int], shown: Sequence[FrameOf]
+) -> Frames:
+    """The pixels of what the frames show."""
     labels = request.result.label_map.array
+    values = {rank: number for number, rank in numbers.items()}
+    is_binary = ds.SegmentationType == "BINARY"
+    segments = [values[frame.segment_number] for frame in shown] if is_binary else []
     table = np.zeros(max(numbers) + 1, np.uint8 if ds.BitsAllocated <= 8 else np.uint16)
     for number, rank in numbers.items():
         table[number] = rank
     return Frames(
         labels=labels,
-        slices=_nearest_slices(np.array(positions, dtype=np.float64), request.source),
+        slices=np.array([frame.slice_index for frame in shown], np.int64),
         # Of one type, NumPy compares 16 at a time.
         segments=np.array(segments, dtype=labels.dtype),
         table=table,
