@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import segs
 import volumes
+from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
+from pydicom import Dataset
 from pydicom.uid import RLELossless
 
 from pipelines.errors import UnprovenError
@@ -233,3 +235,40 @@ def test_label_map_and_source_are_left_as_they_are(tmp_path: Path, name: str) ->
         _encoded(request, form)
     np.testing.assert_array_equal(result.label_map.array, before)
     assert [str(ds) for ds in request.source.datasets] == said
+
+
+def _shown(ds: Dataset) -> list[tuple[list[int], int, list[float], str]]:
+    """Of each frame: its dimension index, segment, place and source image."""
+    return [
+        (
+            list(item.FrameContentSequence[0].DimensionIndexValues),
+            item.SegmentIdentificationSequence[0].ReferencedSegmentNumber,
+            list(item.PlanePositionSequence[0].ImagePositionPatient),
+            item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID,
+        )
+        for item in ds.PerFrameFunctionalGroupsSequence
+    ]
+
+
+@pytest.mark.parametrize("name", ["oblique", "sagittal, last slice first"])
+def test_frames_are_those_that_highdicom_makes_of_whole_slices(tmp_path: Path, name: str) -> None:
+    request = volumes.make_request(segs.SOURCES[name](tmp_path))
+    ds = read_back(_encoded(request, segs.FORMS["binary, native"])).ds
+    plain = Segmentation(
+        source_images=request.source.datasets,
+        pixel_array=request.result.label_map.array,
+        segmentation_type="BINARY",
+        segment_descriptions=[
+            SegmentDescription.from_dataset(item, copy=True) for item in ds.SegmentSequence
+        ],
+        series_instance_uid=ds.SeriesInstanceUID,
+        series_number=1,
+        sop_instance_uid=ds.SOPInstanceUID,
+        instance_number=1,
+        manufacturer="Test",
+        manufacturer_model_name="Test",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    assert len(ds.SegmentSequence) > 1
+    assert _shown(ds) == _shown(plain)
