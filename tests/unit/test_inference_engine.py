@@ -112,6 +112,20 @@ def test_its_telemetry_is_never_loaded() -> None:
     assert done.stdout.split() == ["openvino", "False"]
 
 
+@needs_openvino
+def test_networks_that_are_freed_leave_the_process_able_to_take_a_signal() -> None:
+    """OpenVINO gives each plugin's main thread a stack for signals, and takes it away when that plugin goes."""
+    code = (
+        "import faulthandler, os, signal, torch; from pipelines.inference import compile_network;"
+        "faulthandler.enable(); signal.signal(signal.SIGUSR1, lambda *_: print('taken'));"
+        "make = lambda: compile_network(torch.nn.Conv2d(1, 1, 1), 'cpu', [(1, 1, 4, 4)]);"
+        "first = make(); second = make(); del first; del second;"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "taken\n")
+
+
 def test_without_the_extra_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     # As Python says that a package is missing.
     monkeypatch.setitem(sys.modules, "openvino", None)
