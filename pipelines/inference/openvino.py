@@ -9,6 +9,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -89,7 +90,7 @@ def _compile(network: nn.Module, example: torch.Tensor) -> Callable[[torch.Tenso
     # Batch and size vary, channels do not.
     shape = [-1, example.shape[1], *[-1] * (example.dim() - 2)]
     model.reshape(shape)
-    compiled = openvino.Core().compile_model(
+    compiled = _core().compile_model(
         model,
         "CPU",
         {
@@ -106,6 +107,16 @@ def _compile(network: nn.Module, example: torch.Tensor) -> Callable[[torch.Tenso
         return torch.from_numpy(np.concatenate(answers))
 
     return infer
+
+
+@cache
+def _core() -> Any:
+    """The only one of the process, which is never freed.
+
+    On Linux its plugin gives the thread that loads it another stack for signals, and when the plugin goes it takes that
+    memory away, whoever uses it (2026.4): the next signal with a handler ends the process without a word.
+    """
+    return _import().Core()
 
 
 def _import() -> Any:
