@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -11,7 +12,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from storage import tables
 from storage.errors import NotFound
 from storage.index.values import insert_or_ignore
-from storage.model import Workitem, WorkitemInput, WorkitemState
+from storage.model import AGE_S, Workitem, WorkitemInput, WorkitemState
 
 
 def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
@@ -34,6 +35,9 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "notices": (),
         "report_refusals": workitem.report_refusals,
         "known_findings": dict(workitem.known_findings),
+        "priority_reasons": workitem.priority_reasons,
+        "turn": turn_of(workitem.priority, workitem.not_before or workitem.scheduled_at),
+        "window": workitem.window,
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
@@ -47,6 +51,11 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         }
         connection.execute(insert(tables.workitem_inputs), row)
     return True
+
+
+def turn_of(priority: int, since: datetime) -> float:
+    """What workitems are taken by, the lowest first: waiting since then, each point of priority as `AGE_S` more."""
+    return since.timestamp() - priority * AGE_S
 
 
 def get_workitem(connection: Connection, workitem_uid: str) -> Workitem:
@@ -93,8 +102,9 @@ def _select_inputs(connection: Connection, uids: list[str]) -> dict[str, list[Wo
 
 
 def _from_row(values: dict[str, Any], inputs: list[WorkitemInput]) -> Workitem:
-    del values["lease_until"]
+    del values["lease_until"], values["turn"]
     values["state"] = WorkitemState(values["state"])
     values["destinations"] = tuple(values["destinations"])
+    values["priority_reasons"] = tuple(values["priority_reasons"])
     values["notices"] = tuple((code, sentence) for code, sentence in values["notices"])
     return Workitem(**values, inputs=tuple(inputs))
