@@ -34,7 +34,7 @@ _WITHOUT_HELP = (
 _REFUSALS_HELP = (
     "Send a small report that says why, in codes, when a study is refused or its run fails."
 )
-_WINDOW_HELP = "When it may run, as `mon-fri 20:00-06:00`; several with commas; `, stat` lets STAT studies run at any time."
+_WINDOW_HELP = "When it may run: `mon-fri 20:00-06:00`, several with commas; `, stat` frees STAT studies of it."
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
 _COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")

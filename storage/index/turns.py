@@ -33,6 +33,8 @@ from storage.model import AGE_S, Event, HeaderValue, Workitem, WorkitemState
 _CLAIMS = 0x05E0_C1A1
 #: Completed runs that a pipeline's run time is the median of.
 _MEASURED = 20
+#: Last starts and stops of nodes that are looked at.
+_STARTS = 100
 
 _table = tables.workitems
 
@@ -159,6 +161,23 @@ def queue(index: Index, *, limit: int = 1000) -> tuple[Queued, ...]:
                 values["state"] = WorkitemState(values["state"])
                 found.append(Queued(**values))
     return tuple(found)
+
+
+def workers(index: Index) -> int:
+    """Runs at once of all nodes that were started and not stopped, as they said when they started."""
+    table = tables.events
+    statement = (
+        select(table.c.actor, table.c.kind, table.c.detail)
+        .where(table.c.kind.in_(("node-started", "node-stopped")))
+        .order_by(table.c.at.desc(), table.c.event_id.desc())
+        .limit(_STARTS)
+    )
+    last: dict[str, int] = {}
+    with index.read() as connection:
+        for actor, kind, detail in connection.execute(statement):
+            runs = int(detail.get("workers", 1)) if kind == "node-started" else 0
+            last.setdefault(actor, runs)
+    return sum(last.values())
 
 
 def run_times(index: Index, pipelines: Collection[str]) -> dict[str, float]:

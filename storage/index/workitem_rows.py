@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from storage import tables
@@ -67,16 +67,21 @@ def get_workitem(connection: Connection, workitem_uid: str) -> Workitem:
 
 
 def select_workitems(
-    connection: Connection, *conditions: ColumnElement[bool], limit: int | None = None
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    after: str | None = None,
+    in_turn: bool = False,
+    limit: int | None = None,
 ) -> tuple[Workitem, ...]:
-    """Workitems that meet all conditions, with their inputs, the latest scheduled first."""
+    """Workitems that meet all conditions, with their inputs, the latest scheduled first, or by their turn."""
     table = tables.workitems
-    chosen = (
-        select(table)
-        .where(*conditions)
-        .order_by(table.c.scheduled_at.desc(), table.c.workitem_uid)
-        .limit(limit)
-    )
+    order = (table.c.turn if in_turn else table.c.scheduled_at, table.c.workitem_uid)
+    directed = [column if in_turn else column.desc() for column in order]
+    chosen = select(table).where(*conditions).order_by(*directed).limit(limit)
+    if after is not None:
+        last = select(*order).where(table.c.workitem_uid == after).subquery()
+        place, theirs = tuple_(*order), tuple_(*last.c)
+        chosen = chosen.join(last, place > theirs if in_turn else place < theirs)
     rows = connection.execute(chosen).all()
     inputs = _select_inputs(connection, [row.workitem_uid for row in rows])
     return tuple(_from_row(dict(row._mapping), inputs[row.workitem_uid]) for row in rows)
@@ -85,19 +90,21 @@ def select_workitems(
 def _select_inputs(connection: Connection, uids: list[str]) -> dict[str, list[WorkitemInput]]:
     table = tables.workitem_inputs
     found: dict[str, list[WorkitemInput]] = defaultdict(list)
-    statement = (
-        select(table)
-        .where(table.c.workitem_uid.in_(uids))
-        .order_by(table.c.workitem_uid, table.c.position)
-    )
-    for row in connection.execute(statement) if uids else ():
-        found[row.workitem_uid].append(
-            WorkitemInput(
-                role=row.role,
-                series_instance_uid=row.series_instance_uid,
-                sop_instance_uids=tuple(row.sop_instance_uids),
-            )
+    # SQLite takes 32,766 parameters in one statement.
+    for start in range(0, len(uids), 10_000):
+        statement = (
+            select(table)
+            .where(table.c.workitem_uid.in_(uids[start : start + 10_000]))
+            .order_by(table.c.workitem_uid, table.c.position)
         )
+        for row in connection.execute(statement):
+            found[row.workitem_uid].append(
+                WorkitemInput(
+                    role=row.role,
+                    series_instance_uid=row.series_instance_uid,
+                    sop_instance_uids=tuple(row.sop_instance_uids),
+                )
+            )
     return found
 
 

@@ -20,7 +20,7 @@ from storage.errors import ChangeRefused
 from storage.index import turns
 from storage.index.engine import Index
 from storage.index.events import insert_event
-from storage.index.values import clean_text
+from storage.index.values import clean_text, select_like
 from storage.index.workitem_rows import get_workitem, select_workitems
 from storage.model import (
     AGE_S,
@@ -268,21 +268,38 @@ def retry(index: Index, workitem_uid: str, *, actor: str, now: datetime | None =
     )
 
 
-def list_workitems(
+def list_workitems(  # noqa: PLR0913 - one per filter of `workitems list`
     index: Index,
     *,
     study: str | None = None,
     state: WorkitemState | None = None,
+    pipeline: str | None = None,
+    after: str | None = None,
+    in_turn: bool = False,
     limit: int = 100,
 ) -> tuple[Workitem, ...]:
-    """Workitems that match, the latest scheduled first."""
+    """Workitems that match, the latest scheduled first, or in the order in which they are taken.
+
+    Parameters
+    ----------
+    after
+        The UID of the last of the page before; it need not match.
+    """
     conditions: list[ColumnElement[bool]] = []
+    if pipeline is not None:
+        conditions.append(_table.c.pipeline == pipeline)
     if study is not None:
         conditions.append(_table.c.study_instance_uid == study)
     if state is not None:
         conditions.append(_table.c.state == state)
     with index.read() as connection:
-        return select_workitems(connection, *conditions, limit=limit)
+        return select_workitems(connection, *conditions, after=after, in_turn=in_turn, limit=limit)
+
+
+def uids_like(index: Index, part: str, *, limit: int = 20) -> tuple[str, ...]:
+    """UIDs that begin or end with this, so that people need not type the whole."""
+    with index.read() as connection:
+        return select_like(connection, _table.c.workitem_uid, part, limit)
 
 
 def get(index: Index, workitem_uid: str) -> Workitem:
