@@ -261,7 +261,11 @@ workitems = Table(
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),
-    Index(None, "state", "turn", "workitem_uid"),
+    # All that a look for the next one asks: it is made every second, and thousands may wait for the night.
+    Index(
+        *("ix_workitems_queue", "state", "turn", "workitem_uid"),
+        *("not_before", "held_at", "pipeline", "window"),
+    ),
     Index(None, "state", "not_before"),
     Index(None, "state", "pipeline", "ended_at"),
     Index(None, "scheduled_at"),
@@ -271,6 +275,7 @@ Index(
     "ix_workitems_with_window",
     workitems.c.state,
     workitems.c.window,
+    workitems.c.not_before,
     sqlite_where=workitems.c.window.is_not(None),
     postgresql_where=workitems.c.window.is_not(None),
 )
@@ -337,7 +342,7 @@ measurements = Table(
     Column("measured_at", UtcDateTime, nullable=False),
     Index(None, "workitem_uid"),
     Index(None, "study_instance_uid"),
-    Index(None, "pipeline", "concept_value", "measured_at"),
+    Index(None, "pipeline", "measured_at"),
     Index(None, "measured_at"),
 )
 

@@ -17,6 +17,7 @@ _SECONDS = {
     "sqlite": "CAST(strftime('%s', scheduled_at) AS REAL)",
     "postgresql": "extract(epoch FROM scheduled_at)",
 }
+_QUEUE = ["state", "turn", "workitem_uid", "not_before", "held_at", "pipeline", "window"]
 
 
 def upgrade() -> None:
@@ -36,19 +37,21 @@ def upgrade() -> None:
     # A point of priority is worth ten minutes of waiting.
     op.execute(f"UPDATE workitems SET turn = {seconds} - priority * 600")  # noqa: S608
     op.drop_index("ix_workitems_state_priority_scheduled_at", "workitems")
+    op.drop_index("ix_measurements_pipeline_concept_value_measured_at", "measurements")
+    op.create_index("ix_workitems_queue", "workitems", _QUEUE)
     for table, *columns in (
-        ("workitems", "state", "turn", "workitem_uid"),
         ("workitems", "state", "not_before"),
         ("workitems", "state", "pipeline", "ended_at"),
         ("workitems", "scheduled_at"),
         ("measurements", "measured_at"),
+        ("measurements", "pipeline", "measured_at"),
         ("events", "kind", "at"),
     ):
         op.create_index(f"ix_{table}_{'_'.join(columns)}", table, columns)
     op.create_index(
         "ix_workitems_with_window",
         "workitems",
-        ["state", "window"],
+        ["state", "window", "not_before"],
         sqlite_where=sa.text("window IS NOT NULL"),
         # A reserved word there.
         postgresql_where=sa.text('"window" IS NOT NULL'),

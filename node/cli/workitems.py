@@ -75,12 +75,14 @@ def list_(
             limit=limit,
         )
         foreseen = queue.foresee(index, read_config(ctx), utcnow())
+    rows = []
+    for one in found:
+        place = _place(one, foreseen.get(one.workitem_uid))
+        if not as_json and one.held_at is not None:
+            place["place"] = f"held: {one.hold_reason}"
+        rows.append((row(one) if as_json else workitem_row(one)) | place)
     show_list(
-        [
-            (row(one) if as_json else workitem_row(one))
-            | _place(one, foreseen.get(one.workitem_uid))
-            for one in found
-        ],
+        rows,
         _COLUMNS,
         as_form=form(as_json=as_json),
         empty="No such workitem.",
