@@ -156,7 +156,7 @@ def fill(url: str, index: Index, *, scale: float, seed: int = 1) -> dict[str, in
         at = END - timedelta(days=365 * YEARS) * (1 - (n + 1) / counts["studies"])
         series = list(_add_study(loader, rng, study, n, at))
         counts["instances"] += sum(len(uids) for uids in series)
-        newest = n >= counts["studies"] - int((READY + POSTPONED) * min(1.0, scale))
+        newest = n >= counts["studies"] - max(8, int((READY + POSTPONED) * scale))
         if rng.random() < ANALYSED or newest:
             _add_workitem(loader, rng, study, n, at, series[0], newest=newest)
             counts["measurements"] += 0 if newest else VALUES

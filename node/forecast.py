@@ -86,8 +86,8 @@ class _Play:
 def forecast(queue: Sequence[Queued], capacity: Capacity, *, now: datetime) -> dict[str, datetime]:
     """Workitem UID -> when it will start; those that are held, or of which nothing can be said, are left out.
 
-    A pipeline that never ran is taken to need as long as the others of the queue do on average; where none ever ran, nothing is said
-    of what must wait for a worker.
+    A pipeline that never ran is taken to need as long as the others of the queue do on average; where none ever ran,
+    nothing is said of what must wait for a worker.
     """
     starts: dict[str, datetime] = {}
     waiting = [one for one in queue if one.state is WorkitemState.SCHEDULED and not one.held]

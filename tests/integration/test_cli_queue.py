@@ -14,8 +14,8 @@ from rows import make_completion, make_workitem, schedule
 
 from migrations.commands import upgrade
 from node.cli import main
-from storage.index import Index, events, open_index, workitems
-from storage.model import Event, WorkitemState, utcnow
+from storage.index import Index, destinations, events, open_index, rules, workitems
+from storage.model import Destination, Event, WorkitemState, utcnow
 
 Run = Callable[..., tuple[int, str]]
 
@@ -42,8 +42,9 @@ def run(index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run
 
     def call(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
+        group = () if arguments[0] in ("studies", "audit", "rules") else ("workitems",)
         with pytest.raises(SystemExit) as ended:
-            main(["--config", str(config), "workitems", *arguments])
+            main(["--config", str(config), *group, *arguments])
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out + said.err
 
@@ -127,3 +128,32 @@ def test_an_unknown_one_changes_nothing(run: Run, index: Index) -> None:
     code, said = run("cancel", "1.9.1", "7.7")
     assert (code, "no workitem '7.7'" in said) == (1, True)
     assert workitems.get(index, "1.9.1").state is WorkitemState.SCHEDULED
+
+
+def test_pages_of_studies_and_of_the_log(run: Run, index: Index) -> None:
+    schedule(index, study="1.5.77")
+    (first,) = json.loads(run("studies", "list", "--limit", "1", "--json")[1])
+    (second,) = json.loads(
+        run("studies", "list", "--after", first["study_instance_uid"][-5:], "--json")[1]
+    )
+    assert first["study_instance_uid"] != second["study_instance_uid"]
+    lines = json.loads(run("audit", "list", "--json")[1])
+    last = str(lines[-1]["event_id"])
+    assert json.loads(run("audit", "list", "--before", last, "--json")[1]) == lines[:-1]
+
+
+def test_a_rule_has_a_window(run: Run, index: Index) -> None:
+    peer = Destination(name="PACS", host="h", port=1, called_ae="PACS")
+    destinations.add(index, peer, actor="test")
+    add = ("rules", "add", "night", "--pipeline", "ct_skeleton", "--to", "PACS")
+    where = ("--where", "Modality = CT")
+    code, said = run(*add, *where, "--window", "at night")
+    assert (code, "'night': 'at night' is no time window" in said) == (2, True)
+    assert run(*add, *where, "--window", "20:00-06:00, stat")[0] == 0
+    assert rules.get(index, "night").window == "20:00-06:00, stat"
+    assert "window = '20:00-06:00, stat'" in run("rules", "export")[1]
+    assert run("rules", "edit", "night", "--window", "none")[0] == 0
+    assert [one.rule and one.rule.window for one in rules.history(index, "night")] == [
+        "20:00-06:00, stat",
+        "",
+    ]
