@@ -9,10 +9,13 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from tzlocal import get_localzone
 
 from node.errors import ConfigError
 from pipelines.evidence.profile import PROFILES, Profile, ProfileName
@@ -82,12 +85,24 @@ class NodeSection(_Section):
         "2.25",
         description="Root of the UIDs we make: your own registered root, or 2.25 (UUIDs, PS3.5 B.2).",
     )
+    timezone: str = Field(
+        "",
+        description="Time zone of rules' windows, as Europe/Berlin; empty: the system's.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people or for machines."
     )
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            return ZoneInfo(name).key if name else name
+        except (ValueError, OSError) as error:
+            raise ValueError("there is no such time zone; write it as Europe/Berlin") from error
 
 
 class ReceiveSection(_Section):
@@ -130,6 +145,10 @@ class RoutingSection(_Section):
 
     quiet_s: float = Field(
         60.0, ge=0, description="Seconds without a new instance after which a study is evaluated."
+    )
+    priorities: Mapping[AETitle, Annotated[int, Field(ge=-100, le=100)]] = Field(
+        {},
+        description="Points added to a rule's priority by calling AE title, as { ER_CT = 20 }; may be negative.",
     )
 
 
@@ -178,6 +197,10 @@ class ComputeSection(_Section):
         3, ge=1, description="Runs of one workitem before a stopped worker makes it fail."
     )
     retry_s: float = Field(10.0, ge=0, description="Seconds between such runs.")
+    limits: Mapping[str, Annotated[int, Field(ge=0)]] = Field(
+        {},
+        description="Most runs of a pipeline at once, as { ct_trunk_muscle = 1 }, by all nodes on one index; 0: none.",
+    )
 
 
 class EvidenceSection(_Section):
@@ -248,6 +271,11 @@ class Config(_Section):
         return self.storage.archive or str(self.node.data.absolute() / "archive")
 
     @property
+    def zone(self) -> tzinfo:
+        """The time zone of windows."""
+        return ZoneInfo(self.node.timezone) if self.node.timezone else get_localzone()
+
+    @property
     def scratch(self) -> Path:
         """Temporary files of workers."""
         return self.node.data.absolute() / "scratch"
@@ -308,15 +336,22 @@ def _example_of(key: str, default: Any) -> list[str]:
 
 
 def _check_settings(config: Config, source: Path | None) -> None:
-    """Hold the settings of pipelines against their manifests; whoever has none reads none."""
-    if not config.pipelines.settings:
+    """Hold what names pipelines against those installed; where nothing does, no manifest is read."""
+    if not (config.pipelines.settings or config.compute.limits):
         return
     # Not at the top: manifests are read for nothing else here, and the CLI answers at once without.
     from node.sites import check_settings  # noqa: PLC0415
     from pipelines.registry import find_pipelines  # noqa: PLC0415
 
+    registry = find_pipelines(config.pipelines.folders)
+    for name in config.compute.limits:
+        if name not in registry.manifests:
+            raise ConfigError(
+                f"{source or 'environment'}: compute.limits: no pipeline {name!r} is installed; there is "
+                f"{', '.join(sorted(registry.manifests)) or 'none'}."
+            )
     try:
-        check_settings(config.pipelines.settings, find_pipelines(config.pipelines.folders))
+        check_settings(config.pipelines.settings, registry)
     except ConfigError as error:
         raise ConfigError(f"{source or 'environment'}: {error}") from error
 

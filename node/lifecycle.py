@@ -25,7 +25,7 @@ from node.claims import LEASE_S, renewed
 from node.compute import PerformOutcome, PerformTask
 from node.config import Config
 from node.errors import PerformError
-from node.planning import Planner, merge
+from node.planning import Planner, merge, shut_windows
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
 from pipelines.errors import PipelineError
@@ -134,7 +134,14 @@ def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | Non
 
 def perform(parts: Parts, *, now: datetime) -> bool:
     """Claim and run one workitem; False when there is none."""
-    workitem = workitems.claim(parts.index, owner=parts.owner, now=now, lease_s=LEASE_S)
+    workitem = workitems.claim(
+        parts.index,
+        owner=parts.owner,
+        now=now,
+        lease_s=LEASE_S,
+        limits=parts.config.compute.limits,
+        closed=shut_windows(parts.index, now=now, zone=parts.config.zone),
+    )
     if workitem is None:
         return False
     bound = log.bind(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 from node.config import Config
 from node.sites import site_parameters
+from node.urgency import Urgency, assess
+from node.windows import parse_window
 from pipelines.registry import Registry
 from pipelines.uids import derive_workitem_uid
-from storage.index import Index, findings, instances
+from storage.index import Index, findings, instances, turns
 from storage.model import Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
 
 
@@ -27,6 +29,8 @@ class Planner:
     ) -> Workitem:
         """The workitem of one rule on one set of inputs (role -> series)."""
         manifest = self.registry.manifests[rule.pipeline]
+        urgency = assess(rule, inputs.values(), self.config.routing.priorities)
+        window = _window_of(rule, urgency)
         held = tuple(self._input(role, series) for role, series in inputs.items())
         site = site_parameters(self.config.pipelines.settings, manifest.name, inputs.values())
         parameters = manifest.merge({**site, **rule.parameters})
@@ -46,7 +50,10 @@ class Planner:
             parameters=parameters,
             inputs=held,
             destinations=rule.destinations,
-            priority=rule.priority,
+            priority=urgency.priority,
+            priority_reasons=urgency.reasons,
+            window=window,
+            not_before=_opens_at(window, now, self.config.zone),
             state=WorkitemState.SCHEDULED,
             scheduled_at=now,
             report_refusals=rule.report_refusals,
@@ -70,10 +77,40 @@ class Planner:
 
 
 def merge(first: Workitem, second: Workitem) -> Workitem:
-    """Two rules want the same run: it happens once, and goes to the destinations of both."""
+    """Two rules want the same run: it happens once, as soon as one allows it, and goes to the destinations of both."""
+    urgent = max(first, second, key=lambda workitem: workitem.priority)
+    times = [workitem.not_before for workitem in (first, second) if workitem.not_before]
+    windows = [workitem.window for workitem in (first, second) if workitem.window]
     return replace(
         first,
         destinations=tuple(dict.fromkeys(first.destinations + second.destinations)),
-        priority=max(first.priority, second.priority),
+        priority=urgent.priority,
+        priority_reasons=urgent.priority_reasons,
+        window=", ".join(dict.fromkeys(windows)) if len(windows) == 2 else None,
+        not_before=min(times) if len(times) == 2 else None,
         report_refusals=first.report_refusals or second.report_refusals,
     )
+
+
+def shut_windows(index: Index, *, now: datetime, zone: tzinfo) -> tuple[str, ...]:
+    """Put off what is outside its window until that opens; the windows that are closed now."""
+    closed = []
+    for text in turns.due_windows(index, now):
+        opens = parse_window(text).opens_at(now, zone)
+        if opens > now:
+            turns.postpone(index, window=text, until=opens)
+            closed.append(text)
+    return tuple(closed)
+
+
+def _window_of(rule: Rule, urgency: Urgency) -> str | None:
+    window = parse_window(rule.window)
+    return rule.window if window.spans and not (window.stat and urgency.is_stat) else None
+
+
+def _opens_at(window: str | None, now: datetime, zone: tzinfo) -> datetime | None:
+    """When a workitem may start; None when at once."""
+    if window is None:
+        return None
+    opens = parse_window(window).opens_at(now, zone)
+    return opens if opens > now else None

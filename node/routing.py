@@ -25,6 +25,7 @@ import re2
 from pydicom.datadict import tag_for_keyword
 
 from node.errors import RuleError
+from node.windows import parse_window
 from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
 from storage.model import ClauseVerdict, HeaderValue, Rule, Series
@@ -97,7 +98,7 @@ def check_rule(rule: Rule, manifests: Mapping[str, Manifest]) -> None:
     Raises
     ------
     RuleError
-        For no clause, a broken one, an unknown pipeline, a parameter or role the pipeline does not have, or a role
+        For no clause, a broken one, an unknown pipeline, a parameter or role the pipeline does not have, a role
         that it cannot go without.
     """
     clauses = [*rule.where, *(text for own in rule.roles.values() for text in own)]
@@ -105,6 +106,10 @@ def check_rule(rule: Rule, manifests: Mapping[str, Manifest]) -> None:
         raise RuleError(f"Rule {rule.name!r} has no clause; it would match everything.")
     for text in clauses:
         parse_clause(text)
+    try:
+        parse_window(rule.window)
+    except RuleError as error:
+        raise RuleError(f"Rule {rule.name!r}: {error}") from error
     manifest = manifests.get(rule.pipeline)
     if manifest is None:
         raise RuleError(

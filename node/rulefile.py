@@ -5,6 +5,7 @@ What most rules leave alone is written only where it is said:
     report_refusals = true          a report that says why when a run is refused or fails
     wait = '30m'                    how long a study waits for an input that is missing
     without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
+    window = 'mon-fri 20:00-06:00'  when its workitems may start (`node.windows`)
     [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
     'ct' = ['SliceThickness <= 3']
 """
@@ -47,6 +48,7 @@ class _RuleEntry(BaseModel):
     without: list[str] = Field(default_factory=list)
     roles: dict[str, list[str]] = Field(default_factory=dict)
     report_refusals: bool = False
+    window: str = ""
 
     @field_validator("wait")
     @classmethod
@@ -114,6 +116,8 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
         if rule.report_refusals:
             lines.append("report_refusals = true")
+        if rule.window:
+            lines.append(f"window = {_text(rule.window)}")
         if rule.roles:
             lines.append("[rule.roles]")
         for role, clauses in rule.roles.items():
@@ -168,6 +172,7 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         wait_s=parse_wait(entry.wait) if entry.wait else WAIT_S,
         without=tuple(entry.without),
         report_refusals=entry.report_refusals,
+        window=entry.window,
     )
 
 

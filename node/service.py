@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from types import TracebackType
@@ -40,6 +41,7 @@ from storage.index import (
     open_index,
     pipelines,
     rules,
+    turns,
     workitems,
 )
 from storage.model import Event, PipelineSeen, utcnow
@@ -139,6 +141,7 @@ class Service:
         self._performing = [Loop("perform", self._perform) for _ in range(self._compute.slots)]
         self._delivering = Loop("deliver", self._deliver)
         self._calendar = BackgroundScheduler(timezone="UTC")
+        self._next_start: datetime | None = None
         self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
 
     def start(self) -> None:
@@ -152,7 +155,7 @@ class Service:
         self._calendar.start()
         for loop in self._loops:
             loop.start()
-        self._note("node-started")
+        self._note("node-started", workers=len(self._performing))
         log.info(
             "node_started",
             ae_title=self._config.node.ae_title,
@@ -201,8 +204,8 @@ class Service:
     def _evaluate(self) -> bool:
         # Looked at again every `POLL_S`: quiet is a time, and no timer must be remembered.
         lifecycle.evaluate(self._parts, now=utcnow())
-        for loop in self._performing:
-            loop.wake()
+        self._plan_wake()
+        self._wake_workers()
         return False
 
     def _perform(self) -> bool:
@@ -234,6 +237,19 @@ class Service:
 
     # -- the calendar -----------------------------------------------------------------------------
 
+    def _plan_wake(self) -> None:
+        """Wake the workers when the next window opens, or the next pause after a failed run is over."""
+        at = turns.next_start(self._index, utcnow())
+        if at is not None and at != self._next_start:
+            self._calendar.add_job(
+                self._wake_workers, "date", run_date=at, id="next start", replace_existing=True
+            )
+        self._next_start = at
+
+    def _wake_workers(self) -> None:
+        for loop in self._performing:
+            loop.wake()
+
     def _sweep(self) -> None:
         removed = self._archive.sweep(STALE_S)
         if removed:
@@ -263,14 +279,14 @@ class Service:
                     profile=destination.profile,
                 )
 
-    def _note(self, kind: str) -> None:
+    def _note(self, kind: str, **detail: int) -> None:
         events.add(
             self._index,
             Event(
                 kind=kind,
                 actor=self._parts.owner,
                 at=utcnow(),
-                detail={"version": version("osteonode")},
+                detail={"version": version("osteonode"), **detail},
             ),
         )
 

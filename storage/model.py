@@ -22,6 +22,8 @@ Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 
 #: Seconds that a study waits for a missing input where its rule does not say.
 WAIT_S = 1800
+#: Seconds of waiting that count as one point of priority: nothing waits for ever.
+AGE_S = 600
 
 
 def utcnow() -> datetime:
@@ -126,6 +128,8 @@ class Rule:
     without: tuple[str, ...] = ()
     #: Whether destinations get a report that says why when the run is refused or fails for good.
     report_refusals: bool = False
+    #: When its workitems may start, e.g. `mon-fri 20:00-06:00` (`node.windows`); empty: at any time.
+    window: str = ""
     version: int = 1
 
 
@@ -241,6 +245,13 @@ class Workitem:
     notices: tuple[tuple[str, str], ...] = ()
     #: As its rule says.
     report_refusals: bool = False
+    #: What the priority is made of, a sentence each.
+    priority_reasons: tuple[str, ...] = ()
+    #: When it may start (`node.windows`); None: at any time.
+    window: str | None = None
+    #: Since when a person holds it back, and why; PS3.4 Annex CC knows no such state: it stays SCHEDULED.
+    held_at: datetime | None = None
+    hold_reason: str | None = None
     #: Segment Label -> Tracking UID of the same structure in the patient's last result of this pipeline.
     known_findings: Mapping[str, str] = field(default_factory=dict)
 

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0008"
 
 metadata = MetaData(
     naming_convention={
@@ -167,6 +167,7 @@ rules = Table(
     Column("wait_s", Integer, nullable=False, server_default=text("1800")),
     Column("without", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
+    Column("window", Text, nullable=False, server_default=text("''")),
 )
 
 #: Outlives the rule: a decision names rule and version for good.
@@ -250,11 +251,33 @@ workitems = Table(
     Column("notices", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
     Column("known_findings", JsonValue, nullable=False, server_default=text("'{}'")),
+    Column("priority_reasons", JsonValue, nullable=False, server_default=text("'[]'")),
+    # Who is lowest comes first: the second (since 1970) it waits from, less `AGE_S` for each point of priority. The
+    # order of priority and age together is the same at every moment, so it can be stored and indexed.
+    Column("turn", Double, nullable=False, server_default=text("0")),
+    Column("window", Text),
+    Column("held_at", UtcDateTime),
+    Column("hold_reason", Text),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),
-    Index(None, "state", "priority", "scheduled_at"),
+    # All that a look for the next one asks: it is made every second, and thousands may wait for the night.
+    Index(
+        *("ix_workitems_queue", "state", "turn", "workitem_uid"),
+        *("not_before", "held_at", "pipeline", "window"),
+    ),
+    Index(None, "state", "not_before"),
+    Index(None, "state", "pipeline", "ended_at"),
+    Index(None, "scheduled_at"),
     Index(None, "study_instance_uid"),
+)
+Index(
+    "ix_workitems_with_window",
+    workitems.c.state,
+    workitems.c.window,
+    workitems.c.not_before,
+    sqlite_where=workitems.c.window.is_not(None),
+    postgresql_where=workitems.c.window.is_not(None),
 )
 
 workitem_inputs = Table(
@@ -319,7 +342,8 @@ measurements = Table(
     Column("measured_at", UtcDateTime, nullable=False),
     Index(None, "workitem_uid"),
     Index(None, "study_instance_uid"),
-    Index(None, "pipeline", "concept_value", "measured_at"),
+    Index(None, "pipeline", "measured_at"),
+    Index(None, "measured_at"),
 )
 
 # -- what is owed, and what happened --------------------------------------------------------------
@@ -355,6 +379,7 @@ events = Table(
     Column("outcome", Text, nullable=False),
     Column("detail", JsonValue, nullable=False),
     Index(None, "at"),
+    Index(None, "kind", "at"),
     Index(None, "study_instance_uid"),
     Index(None, "workitem_uid"),
 )

@@ -27,6 +27,12 @@ def list_(
         str | None, typer.Option(help="Since: 2026-01-31, 2026-01-31T08:00, 12h, 7d.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Before: 2026-02-01, ...")] = None,
+    before: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ID", help="The page before: the first event_id of this one (--json)."
+        ),
+    ] = None,
     limit: Limit = 1000,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -45,6 +51,7 @@ def list_(
             kind=kind,
             since=parse_when(since),
             until=parse_when(until),
+            before=before,
             limit=limit,
         )
     show_list(

@@ -60,6 +60,11 @@ AsCsv = Annotated[
 LARGEST = 2**31 - 1
 Limit = Annotated[int, typer.Option("--limit", min=1, max=LARGEST, help="Newest this many.")]
 
+After = Annotated[
+    str | None,
+    typer.Option("--after", metavar="UID", help="The next page: the last UID of the one before."),
+]
+
 
 def exit_code(error: Exception) -> ExitCode:
     """The exit code that an error of our trees ends the command with."""

@@ -34,6 +34,7 @@ _WITHOUT_HELP = (
 _REFUSALS_HELP = (
     "Send a small report that says why, in codes, when a study is refused or its run fails."
 )
+_WINDOW_HELP = "When it may run: `mon-fri 20:00-06:00`, several with commas; `, stat` frees STAT studies of it."
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
 _COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")
@@ -97,6 +98,7 @@ def add(
     report_refusals: Annotated[
         bool, typer.Option("--report-refusals", help=_REFUSALS_HELP)
     ] = False,
+    window: Annotated[str, typer.Option("--window", metavar="TIMES", help=_WINDOW_HELP)] = "",
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
 ) -> None:
     """Add a rule.
@@ -132,6 +134,7 @@ def add(
         wait_s=WAIT_S if wait is None else parse_time(wait),
         without=tuple(without or ()),
         report_refusals=report_refusals,
+        window=window,
     )
     with opened(ctx) as index:
         check_rules(ctx, index, [rule])
@@ -179,6 +182,10 @@ def edit(
     report_refusals: Annotated[
         bool | None, typer.Option("--report-refusals/--no-report-refusals", help=_REFUSALS_HELP)
     ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option("--window", metavar="TIMES", help=f"{_WINDOW_HELP} `{_NOBODY}`: at any time."),
+    ] = None,
 ) -> None:
     """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched,
     but for those that wait for an input.
@@ -200,11 +207,12 @@ def edit(
             wait_s=old.wait_s if wait is None else parse_time(wait),
             without=tuple(one for one in without if one != _NOBODY) if without else old.without,
             report_refusals=old.report_refusals if report_refusals is None else report_refusals,
+            window=old.window if window is None else window.removeprefix(_NOBODY),
         )
         if new == old:
             raise typer.BadParameter(
                 "nothing to change; give --pipeline, --where, --to, --priority, --parameter, --role, --wait, "
-                "--without or --report-refusals."
+                "--without, --window or --report-refusals."
             )
         check_rules(ctx, index, [new])
         changed = rules.edit(index, new, actor=actor())

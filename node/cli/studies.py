@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.common import AsJson, Limit, actor, opened, parse_when, pick
+from node.cli.common import After, AsJson, Limit, actor, opened, parse_when, pick
 from node.cli.output import (
     cell,
     form,
@@ -53,8 +53,6 @@ _VERDICTS: Mapping[str, str] = {
     DecisionCode.ABSENT: "runs without it",
     DecisionCode.OUTRANKED: "takes another",
 }
-#: As many are searched for the end of a UID.
-_SEARCHED = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +73,7 @@ def list_(
     since: Annotated[
         str | None, typer.Option(help="Those that got an instance since: 2026-01-31, 12h, 7d.")
     ] = None,
+    after: After = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +84,8 @@ def list_(
     from storage.index import studies
 
     with opened(ctx) as index:
-        found = studies.list_studies(index, limit=limit, since=parse_when(since))
+        last = find_study(index, after).study_instance_uid if after else None
+        found = studies.list_studies(index, limit=limit, since=parse_when(since), after=last)
     show_list(
         [
             row(study, leave_out=_LEFT_OUT) | {"news": study.revision > study.evaluated_revision}
@@ -153,7 +153,7 @@ def find_study(index: Index, given: str) -> Study:
     try:
         return studies.get(index, given)
     except NotFound:
-        uids = [s.study_instance_uid for s in studies.list_studies(index, limit=_SEARCHED)]
+        uids = studies.uids_like(index, given.strip().lstrip("…."))
         return studies.get(index, pick(given, uids, noun="study"))
 
 

@@ -1,23 +1,30 @@
-"""`osteonode workitems`: what ran, runs, or failed, and why."""
+"""`osteonode workitems`: what ran, runs, waits or failed, and why; `node.cli.queue` has what people change of it."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.common import AsJson, Limit, actor, opened, parse_state, pick
+from node.cli import queue
+from node.cli.common import After, AsJson, Limit, opened, parse_state, read_config
 from node.cli.output import form, row, say, show_fields, show_json, show_list, show_rows
 from node.cli.studies import delivery_row, find_study, workitem_row
 from storage.errors import NotFound
-from storage.model import Workitem, WorkitemState
+from storage.model import Workitem, WorkitemState, utcnow
 
 if TYPE_CHECKING:
     from storage.index import Index
 
 app = typer.Typer(
-    name="workitems", help="What ran, runs, or failed, and why.", no_args_is_help=True
+    name="workitems", help="What ran, runs, waits or failed, and why.", no_args_is_help=True
 )
+app.command("raise")(queue.raise_)
+app.command("hold")(queue.hold)
+app.command("release")(queue.release)
+app.command("cancel")(queue.cancel)
+app.command("retry")(queue.retry)
 
 Uid = Annotated[str, typer.Argument(metavar="UID", help="Workitem UID, or the end of it.")]
 _COLUMNS = (
@@ -26,12 +33,13 @@ _COLUMNS = (
     "pipeline",
     "rule",
     "priority",
+    "place",
+    "starts",
     "attempts",
     "scheduled_at",
     "ended_at",
     "reason_code",
 )
-_SEARCHED = 100_000
 
 
 @app.command("list")
@@ -41,10 +49,15 @@ def list_(
         str | None, typer.Option(help="scheduled, in-progress, completed or canceled.")
     ] = None,
     study: Annotated[str | None, typer.Option(metavar="UID", help="Of this study.")] = None,
+    pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Of this pipeline.")] = None,
+    after: After = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List workitems, the newest first. A failed one is CANCELED with a reason (PS3.4 CC.1.1).
+    """List workitems, the newest first; with `--state scheduled`, in the order in which they will be taken.
+
+    A failed one is CANCELED with a reason (PS3.4 CC.1.1). `place` is the place in the queue, `starts` an estimate from
+    measured run times, without studies that are still to come.
 
     Example: `osteonode workitems list --state canceled`
     """
@@ -56,10 +69,20 @@ def list_(
             index,
             state=wanted,
             study=None if study is None else find_study(index, study).study_instance_uid,
+            pipeline=pipeline,
+            after=None if after is None else _find(index, after).workitem_uid,
+            in_turn=wanted is WorkitemState.SCHEDULED,
             limit=limit,
         )
+        foreseen = queue.foresee(index, read_config(ctx), utcnow())
+    rows = []
+    for one in found:
+        place = _place(one, foreseen.get(one.workitem_uid))
+        if not as_json and one.held_at is not None:
+            place["place"] = f"held: {one.hold_reason}"
+        rows.append((row(one) if as_json else workitem_row(one)) | place)
     show_list(
-        [row(one) if as_json else workitem_row(one) for one in found],
+        rows,
         _COLUMNS,
         as_form=form(as_json=as_json),
         empty="No such workitem.",
@@ -77,47 +100,25 @@ def show(ctx: typer.Context, uid: Uid, as_json: AsJson = False) -> None:
     with opened(ctx) as index:
         workitem = _find(index, uid)
         owed = deliveries.list_deliveries(index, workitem=workitem.workitem_uid, limit=1000)
+        foreseen = queue.foresee(index, read_config(ctx), utcnow()).get(workitem.workitem_uid)
+    place = _place(workitem, foreseen)
     evidence = list({one.evidence.sop_instance_uid: one.evidence for one in owed}.values())
     if as_json:
-        show_json({**row(workitem), "evidence": evidence, "deliveries": owed})
+        show_json({**row(workitem), **place, "evidence": evidence, "deliveries": owed})
         return
     inputs = ", ".join(
         f"{one.role}: {len(one.sop_instance_uids)} instances of series {one.series_instance_uid}"
         for one in workitem.inputs
     )
     notices = "\n".join(f"{code}: {sentence}" for code, sentence in workitem.notices)
-    show_fields(row(workitem) | {"inputs": inputs, "notices": notices})
+    why = "\n".join(workitem.priority_reasons)
+    told = {"priority_reasons": why, "inputs": inputs, "notices": notices}
+    show_fields(row(workitem) | place | told)
     say("Evidence")
     shown = ("kind", "sop_instance_uid", "size", "archive_key", "created_at")
     show_rows([{key: row(one)[key] for key in shown} for one in evidence])
     say("Deliveries")
     show_rows([delivery_row(one) for one in owed])
-
-
-@app.command()
-def retry(ctx: typer.Context, uid: Uid) -> None:
-    """Schedule a CANCELED workitem again, with all its attempts.
-
-    Example: `osteonode workitems retry 619255048`
-    """
-    from storage.index import workitems
-
-    with opened(ctx) as index:
-        workitem = workitems.retry(index, _find(index, uid).workitem_uid, actor=actor())
-    print(f"Workitem {workitem.workitem_uid} is scheduled again.")
-
-
-@app.command()
-def cancel(ctx: typer.Context, uid: Uid) -> None:
-    """Cancel a workitem that has not ended; a running one is stopped within seconds.
-
-    Example: `osteonode workitems cancel 619255048`
-    """
-    from storage.index import workitems
-
-    with opened(ctx) as index:
-        workitem = workitems.cancel(index, _find(index, uid).workitem_uid, actor=actor())
-    print(f"Workitem {workitem.workitem_uid} is cancelled.")
 
 
 def _find(index: Index, given: str) -> Workitem:
@@ -126,5 +127,12 @@ def _find(index: Index, given: str) -> Workitem:
     try:
         return workitems.get(index, given)
     except NotFound:
-        uids = [w.workitem_uid for w in workitems.list_workitems(index, limit=_SEARCHED)]
-        return workitems.get(index, pick(given, uids, noun="workitem"))
+        return workitems.get(index, queue.find_uid(index, given))
+
+
+def _place(workitem: Workitem, foreseen: tuple[int, datetime | None] | None) -> dict[str, object]:
+    """Where it stands among those that wait, and when it starts."""
+    if workitem.state is not WorkitemState.SCHEDULED:
+        return {"place": None, "starts": None}
+    place, starts = foreseen or (f"after {queue.FORESEEN}", None)
+    return {"place": "held" if workitem.held_at else place, "starts": starts}

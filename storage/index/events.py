@@ -1,9 +1,10 @@
 """Events: the audit log. A transition writes its own line in its own transaction.
 
 Kinds written by the index: `instance-conflict`, `study-evaluated`, `workitem-completed`, `workitem-attempt-failed`,
-`workitem-failed`, `workitem-released`, `workitem-canceled`, `workitem-retried`, `delivery-sent`, `delivery-committed`,
-`delivery-failed`, `delivery-retried`, `rule-added`, `rule-edited`, `rule-enabled`, `rule-disabled`, `rule-removed`,
-`destination-added`, `destination-removed`.
+`workitem-failed`, `workitem-released`, `workitem-canceled`, `workitem-retried`, `workitem-prioritised`,
+`workitem-held`, `workitem-let-go`, `delivery-sent`, `delivery-committed`, `delivery-failed`, `delivery-retried`,
+`rule-added`, `rule-edited`, `rule-enabled`, `rule-disabled`, `rule-removed`, `destination-added`,
+`destination-removed`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, insert, select, tuple_
 
 from storage import tables
 from storage.index.engine import Index
@@ -49,9 +50,16 @@ def list_events(  # noqa: PLR0913 - one per filter of `audit list`
     kind: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    before: int | None = None,
     limit: int = 1000,
 ) -> tuple[Event, ...]:
-    """The last `limit` lines that match, oldest first; `since` is included, `until` is not."""
+    """The last `limit` lines that match, oldest first; `since` is included, `until` is not.
+
+    Parameters
+    ----------
+    before
+        The number of the first line of the page after: those that lie before it.
+    """
     table = tables.events
     statement = select(table).order_by(table.c.at.desc(), table.c.event_id.desc()).limit(limit)
     for column, wanted in (
@@ -66,6 +74,10 @@ def list_events(  # noqa: PLR0913 - one per filter of `audit list`
         statement = statement.where(table.c.at >= since)
     if until is not None:
         statement = statement.where(table.c.at < until)
+    if before is not None:
+        order = (table.c.at, table.c.event_id)
+        first = select(*order).where(table.c.event_id == before).subquery()
+        statement = statement.join(first, tuple_(*order) < tuple_(*first.c))
     with index.read() as connection:
         rows = connection.execute(statement).all()
     return tuple(_from_row(row) for row in reversed(rows))

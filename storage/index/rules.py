@@ -210,6 +210,7 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "wait_s": rule.wait_s,
         "without": list(rule.without),
         "report_refusals": rule.report_refusals,
+        "window": rule.window,
     }
 
 
@@ -228,4 +229,5 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         wait_s=stored.get("wait_s", WAIT_S),
         without=tuple(stored.get("without", ())),
         report_refusals=stored.get("report_refusals", False),
+        window=stored.get("window", ""),
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, tuple_, update
 
 from storage import tables
 from storage.errors import NotFound
@@ -15,6 +15,7 @@ from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.geometry import Numbers, measure_slices
 from storage.index.instances import to_header
+from storage.index.values import select_like
 from storage.index.workitem_rows import insert_workitem
 from storage.model import (
     ClauseVerdict,
@@ -30,11 +31,21 @@ from storage.model import (
 
 
 def list_studies(
-    index: Index, *, limit: int = 100, since: datetime | None = None
+    index: Index, *, limit: int = 100, since: datetime | None = None, after: str | None = None
 ) -> tuple[Study, ...]:
-    """Studies that got something last (`since` or later), the latest first."""
+    """Studies that got something last (`since` or later), the latest first.
+
+    Parameters
+    ----------
+    after
+        The UID of the last of the page before.
+    """
     table = tables.studies
-    statement = select(table).order_by(table.c.last_received_at.desc()).limit(limit)
+    order = (table.c.last_received_at, table.c.study_instance_uid)
+    statement = select(table).order_by(order[0].desc(), order[1].desc()).limit(limit)
+    if after is not None:
+        last = select(*order).where(table.c.study_instance_uid == after).subquery()
+        statement = statement.join(last, tuple_(*order) < tuple_(*last.c))
     if since is not None:
         statement = statement.where(table.c.last_received_at >= since)
     with index.read() as connection:
@@ -51,6 +62,12 @@ def get(index: Index, study_instance_uid: str) -> Study:
     if row is None:
         raise NotFound(f"No study {study_instance_uid}.")
     return _from_row(row)
+
+
+def uids_like(index: Index, part: str, *, limit: int = 20) -> tuple[str, ...]:
+    """UIDs that begin or end with this, so that people need not type the whole."""
+    with index.read() as connection:
+        return select_like(connection, tables.studies.c.study_instance_uid, part, limit)
 
 
 def to_evaluate(index: Index) -> tuple[Study, ...]:

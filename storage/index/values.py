@@ -7,8 +7,9 @@ import json
 import math
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table
+from sqlalchemy import Connection, Insert, Table, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.elements import ColumnElement
 
 #: Longest text kept from a header in a column of its own; LO has 64 characters (PS3.5 Table 6.2-1).
 TEXT_LENGTH = 128
@@ -44,6 +45,15 @@ def _insert_or_ignore(dialect: str, table: Table) -> Insert:
     build = postgresql.insert if dialect == "postgresql" else sqlite.insert
     # SQLAlchemy forgets how many rows an INSERT made unless asked.
     return build(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+
+
+def select_like(
+    connection: Connection, column: ColumnElement[str], part: str, limit: int
+) -> tuple[str, ...]:
+    """Values of a column that begin or end with `part`."""
+    begins, ends = column.startswith(part, autoescape=True), column.endswith(part, autoescape=True)
+    statement = select(column).where(or_(begins, ends)).order_by(column).limit(limit)
+    return tuple(connection.scalars(statement)) if part else ()
 
 
 def _clean(value: Any) -> Any:

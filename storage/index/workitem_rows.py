@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from storage import tables
 from storage.errors import NotFound
 from storage.index.values import insert_or_ignore
-from storage.model import Workitem, WorkitemInput, WorkitemState
+from storage.model import AGE_S, Workitem, WorkitemInput, WorkitemState
 
 
 def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
@@ -34,6 +35,9 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "notices": (),
         "report_refusals": workitem.report_refusals,
         "known_findings": dict(workitem.known_findings),
+        "priority_reasons": workitem.priority_reasons,
+        "turn": turn_of(workitem.priority, workitem.not_before or workitem.scheduled_at),
+        "window": workitem.window,
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
@@ -49,6 +53,11 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
     return True
 
 
+def turn_of(priority: int, since: datetime) -> float:
+    """What workitems are taken by, the lowest first: waiting since then, each point of priority as `AGE_S` more."""
+    return since.timestamp() - priority * AGE_S
+
+
 def get_workitem(connection: Connection, workitem_uid: str) -> Workitem:
     """The workitem of that UID, or NotFound."""
     found = select_workitems(connection, tables.workitems.c.workitem_uid == workitem_uid)
@@ -58,16 +67,21 @@ def get_workitem(connection: Connection, workitem_uid: str) -> Workitem:
 
 
 def select_workitems(
-    connection: Connection, *conditions: ColumnElement[bool], limit: int | None = None
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    after: str | None = None,
+    in_turn: bool = False,
+    limit: int | None = None,
 ) -> tuple[Workitem, ...]:
-    """Workitems that meet all conditions, with their inputs, the latest scheduled first."""
+    """Workitems that meet all conditions, with their inputs, the latest scheduled first, or by their turn."""
     table = tables.workitems
-    chosen = (
-        select(table)
-        .where(*conditions)
-        .order_by(table.c.scheduled_at.desc(), table.c.workitem_uid)
-        .limit(limit)
-    )
+    order = (table.c.turn if in_turn else table.c.scheduled_at, table.c.workitem_uid)
+    directed = [column if in_turn else column.desc() for column in order]
+    chosen = select(table).where(*conditions).order_by(*directed).limit(limit)
+    if after is not None:
+        last = select(*order).where(table.c.workitem_uid == after).subquery()
+        place, theirs = tuple_(*order), tuple_(*last.c)
+        chosen = chosen.join(last, place > theirs if in_turn else place < theirs)
     rows = connection.execute(chosen).all()
     inputs = _select_inputs(connection, [row.workitem_uid for row in rows])
     return tuple(_from_row(dict(row._mapping), inputs[row.workitem_uid]) for row in rows)
@@ -76,25 +90,28 @@ def select_workitems(
 def _select_inputs(connection: Connection, uids: list[str]) -> dict[str, list[WorkitemInput]]:
     table = tables.workitem_inputs
     found: dict[str, list[WorkitemInput]] = defaultdict(list)
-    statement = (
-        select(table)
-        .where(table.c.workitem_uid.in_(uids))
-        .order_by(table.c.workitem_uid, table.c.position)
-    )
-    for row in connection.execute(statement) if uids else ():
-        found[row.workitem_uid].append(
-            WorkitemInput(
-                role=row.role,
-                series_instance_uid=row.series_instance_uid,
-                sop_instance_uids=tuple(row.sop_instance_uids),
-            )
+    # SQLite takes 32,766 parameters in one statement.
+    for start in range(0, len(uids), 10_000):
+        statement = (
+            select(table)
+            .where(table.c.workitem_uid.in_(uids[start : start + 10_000]))
+            .order_by(table.c.workitem_uid, table.c.position)
         )
+        for row in connection.execute(statement):
+            found[row.workitem_uid].append(
+                WorkitemInput(
+                    role=row.role,
+                    series_instance_uid=row.series_instance_uid,
+                    sop_instance_uids=tuple(row.sop_instance_uids),
+                )
+            )
     return found
 
 
 def _from_row(values: dict[str, Any], inputs: list[WorkitemInput]) -> Workitem:
-    del values["lease_until"]
+    del values["lease_until"], values["turn"]
     values["state"] = WorkitemState(values["state"])
     values["destinations"] = tuple(values["destinations"])
+    values["priority_reasons"] = tuple(values["priority_reasons"])
     values["notices"] = tuple((code, sentence) for code, sentence in values["notices"])
     return Workitem(**values, inputs=tuple(inputs))

@@ -6,21 +6,24 @@ complete or fail it, so a run that was taken over counts once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, case, func, insert, or_, select, update
+from sqlalchemy import Connection, Table, and_, case, func, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from storage import tables
 from storage.errors import ChangeRefused
+from storage.index import turns
 from storage.index.engine import Index
 from storage.index.events import insert_event
-from storage.index.values import clean_text
+from storage.index.values import clean_text, select_like
 from storage.index.workitem_rows import get_workitem, select_workitems
 from storage.model import (
+    AGE_S,
     Completion,
     DeliveryState,
     Event,
@@ -41,32 +44,29 @@ _table = tables.workitems
 _UNOWNED: dict[str, Any] = {"owner": None, "lease_until": None}
 
 
-def claim(index: Index, *, owner: str, now: datetime, lease_s: float) -> Workitem | None:
-    """Take the most urgent workitem that may start, then the oldest; None when there is none.
+def claim(  # noqa: PLR0913 - one transition
+    index: Index,
+    *,
+    owner: str,
+    now: datetime,
+    lease_s: float,
+    limits: Mapping[str, int] = MappingProxyType({}),
+    closed: Collection[str] = (),
+) -> Workitem | None:
+    """Take the workitem whose turn it is (`storage.index.turns`); None when none may start.
 
-    A workitem IN PROGRESS whose lease ran out may be taken as well: its owner died. The attempt is counted.
+    The attempt is counted. `limits` are the most workitems IN PROGRESS of a pipeline, `closed` windows that are
+    closed now.
     """
-    due = and_(
-        _table.c.state == WorkitemState.SCHEDULED,
-        or_(_table.c.not_before.is_(None), _table.c.not_before <= now),
-    )
-    abandoned = and_(_table.c.state == WorkitemState.IN_PROGRESS, _table.c.lease_until < now)
-    chosen = (
-        select(_table.c.workitem_uid)
-        .where(or_(due, abandoned))
-        .order_by(_table.c.priority.desc(), _table.c.scheduled_at, _table.c.workitem_uid)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
     # Looked for without the write lock first: most looks find nothing, and receiving needs the lock.
     with index.read() as connection:
         if (
-            connection.scalar(select(_table.c.workitem_uid).where(or_(due, abandoned)).limit(1))
+            turns.next_in_turn(connection, now=now, limits=limits, closed=closed, lock=False)
             is None
         ):
             return None
     with index.begin() as connection:
-        uid = connection.scalar(chosen)
+        uid = turns.next_in_turn(connection, now=now, limits=limits, closed=closed, lock=True)
         if uid is None:
             return None
         connection.execute(
@@ -229,6 +229,8 @@ def cancel(index: Index, workitem_uid: str, *, actor: str, now: datetime | None 
             "state": WorkitemState.CANCELED,
             "lease_until": None,
             "ended_at": now,
+            "held_at": None,
+            "hold_reason": None,
             "reason_code": CANCELED_BY_USER,
             "reason": f"Cancelled by {actor}.",
         },
@@ -245,12 +247,15 @@ def retry(index: Index, workitem_uid: str, *, actor: str, now: datetime | None =
         No such workitem; or it is not CANCELED.
     """
     now = now or utcnow()
+    # What it waited before it was cancelled counts for nothing.
+    turn = now.timestamp() - _table.c.priority * AGE_S
     return _change(
         index,
         workitem_uid,
         allowed=(WorkitemState.CANCELED,),
         values={
             "state": WorkitemState.SCHEDULED,
+            "turn": turn,
             "attempts": 0,
             "not_before": None,
             "started_at": None,
@@ -263,21 +268,38 @@ def retry(index: Index, workitem_uid: str, *, actor: str, now: datetime | None =
     )
 
 
-def list_workitems(
+def list_workitems(  # noqa: PLR0913 - one per filter of `workitems list`
     index: Index,
     *,
     study: str | None = None,
     state: WorkitemState | None = None,
+    pipeline: str | None = None,
+    after: str | None = None,
+    in_turn: bool = False,
     limit: int = 100,
 ) -> tuple[Workitem, ...]:
-    """Workitems that match, the latest scheduled first."""
+    """Workitems that match, the latest scheduled first, or in the order in which they are taken.
+
+    Parameters
+    ----------
+    after
+        The UID of the last of the page before; it need not match.
+    """
     conditions: list[ColumnElement[bool]] = []
+    if pipeline is not None:
+        conditions.append(_table.c.pipeline == pipeline)
     if study is not None:
         conditions.append(_table.c.study_instance_uid == study)
     if state is not None:
         conditions.append(_table.c.state == state)
     with index.read() as connection:
-        return select_workitems(connection, *conditions, limit=limit)
+        return select_workitems(connection, *conditions, after=after, in_turn=in_turn, limit=limit)
+
+
+def uids_like(index: Index, part: str, *, limit: int = 20) -> tuple[str, ...]:
+    """UIDs that begin or end with this, so that people need not type the whole."""
+    with index.read() as connection:
+        return select_like(connection, _table.c.workitem_uid, part, limit)
 
 
 def get(index: Index, workitem_uid: str) -> Workitem:

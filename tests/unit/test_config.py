@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -270,3 +271,34 @@ def test_what_takes_text_gets_the_text_of_the_environment(path: Path, name: str,
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().node.port = 1
+
+
+# -- what runs when -------------------------------------------------------------------------------
+
+
+def test_points_limits_and_the_time_zone(path: Path) -> None:
+    text = (
+        '[node]\ntimezone = "Europe/Berlin"\n[routing]\npriorities = { ER_CT = 20, "CT 2" = -5 }\n'
+        "[compute]\nlimits = { ct_skeleton = 1 }\n"
+    )
+    read = config.load(_write(path, text), {})
+    assert read.routing.priorities == {"ER_CT": 20, "CT 2": -5}
+    assert read.compute.limits == {"ct_skeleton": 1}
+    assert read.zone == ZoneInfo("Europe/Berlin")
+    assert Config().zone is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[node]\ntimezone = "Mars/Olympus"', "no such time zone"),
+        ('[node]\ntimezone = "../etc"', "no such time zone"),
+        ("[compute]\nlimits = { ct_skeletton = 1 }", "compute.limits: no pipeline 'ct_skeletton'"),
+        ("[compute]\nlimits = { ct_skeleton = -1 }", "compute.limits.ct_skeleton"),
+        ("[routing]\npriorities = { ER_CT = 1000 }", "routing.priorities.ER_CT"),
+    ],
+)
+def test_what_runs_when_is_checked(path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=r"config\.toml") as refused:
+        config.load(_write(path, text), {})
+    assert said in str(refused.value)

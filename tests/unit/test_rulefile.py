@@ -34,6 +34,7 @@ RULES = st.lists(
         roles=st.dictionaries(TEXT, st.lists(TEXT, max_size=3).map(tuple), max_size=3),
         wait_s=st.one_of(st.integers(0, LONGEST_WAIT_S), st.sampled_from([0, 1800, 86400])),
         without=st.lists(TEXT, max_size=3).map(tuple),
+        window=st.one_of(st.just(""), st.just("mon-fri 20:00-06:00, stat"), TEXT),
         version=st.just(1),
     ),
     max_size=4,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from node.config import Config
 from node.lifecycle import BATCH
 from node.scu import Outcome, SendItem, SendStatus
 from node.service import Service
+from node.worker import PerformOutcome, PerformTask
 from storage.errors import IndexUnavailable
 from storage.index import deliveries, destinations, open_index, workitems
-from storage.model import DeliveryState, Destination
+from storage.model import DeliveryState, Destination, utcnow
 
 BATCHES = 12
 SEND_S = 0.5
@@ -77,3 +79,25 @@ def test_a_database_that_does_not_answer_is_said_in_one_sentence(tmp_path: Path)
     config = configure(tmp_path, database=f"postgresql://postgres@127.0.0.1:{free_port()}/none")
     with pytest.raises(IndexUnavailable, match="does not answer"):
         Service(config)
+
+
+def test_the_calendar_wakes_workers_when_a_time_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loops that look by themselves once in ten minutes start it at its time all the same."""
+    config = configure(tmp_path)
+    service = Service(config)
+    opens = utcnow() + timedelta(seconds=2)
+    with open_index(config.database_url) as index:
+        schedule(index, replace(make_workitem(1), pipeline="ct_skeleton", not_before=opens))
+    begun: list[datetime] = []
+
+    def perform(_: PerformTask) -> PerformOutcome:
+        begun.append(utcnow())
+        return PerformOutcome(evidence=(), pid=1)
+
+    service._parts = replace(service._parts, perform=perform)
+    monkeypatch.setattr("node.service.POLL_S", 600.0)
+    with service:
+        wait_for("its run", lambda: begun, timeout_s=10)
+    assert begun[0] >= opens
