@@ -110,12 +110,12 @@ def is_own(index: Index, sop_instance_uid: str) -> bool:
 
 def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
     """A SOP Instance UID that is known: the same content, or a conflict."""
-    known = connection.scalar(
-        select(tables.instances.c.digest).where(
+    held = connection.execute(
+        select(tables.instances.c.digest, tables.instances.c.study_instance_uid).where(
             tables.instances.c.sop_instance_uid == instance.sop_instance_uid
         )
-    )
-    if known == instance.digest:
+    ).one()
+    if held.digest == instance.digest:
         return AddOutcome.DUPLICATE
     row = {
         "sop_instance_uid": instance.sop_instance_uid,
@@ -125,6 +125,7 @@ def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
         "size": instance.size,
         "calling_ae": instance.calling_ae,
         "received_at": instance.received_at,
+        "study_instance_uid": held.study_instance_uid,
     }
     if insert_or_ignore(connection, tables.conflicting_instances, row):
         insert_event(
@@ -137,7 +138,7 @@ def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
                 outcome="failure",
                 detail={
                     "sop_instance_uid": instance.sop_instance_uid,
-                    "held_digest": known,
+                    "held_digest": held.digest,
                     "received_digest": instance.digest,
                     "archive_key": instance.archive_key,
                 },

@@ -34,6 +34,7 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "notices": (),
         "report_refusals": workitem.report_refusals,
         "known_findings": dict(workitem.known_findings),
+        "predecessor": workitem.predecessor,
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
