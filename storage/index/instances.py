@@ -99,15 +99,6 @@ def of_uids(index: Index, sop_instance_uids: Sequence[str]) -> tuple[Instance, .
     return tuple(found[uid] for uid in sop_instance_uids if uid in found)
 
 
-def is_own(index: Index, sop_instance_uid: str) -> bool:
-    """Whether this node made the object: it is in the registry of evidence."""
-    statement = select(tables.evidence.c.sop_instance_uid).where(
-        tables.evidence.c.sop_instance_uid == sop_instance_uid
-    )
-    with index.read() as connection:
-        return connection.scalar(statement) is not None
-
-
 def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
     """A SOP Instance UID that is known: the same content, or a conflict."""
     held = connection.execute(
