@@ -293,7 +293,8 @@ def _first_frame(source: _Source) -> dict[str, Values]:
 
 
 def _mentions(source: _Source) -> frozenset[str]:
-    end = max((element.end for element in source.elements.values()), default=0)
+    # There is one at least: the UIDs were found.
+    end = next(reversed(source.elements.values())).end
     return mentioned_uids(source.data, end, source.encoding)
 
 
