@@ -50,6 +50,7 @@ PROFILES_EXAMPLE = """\
 # pdf = false                # Encapsulated PDF
 # rtstruct = false           # RT Structure Set
 # key_objects = false        # Key Object Selection
+# retract = false            # rejection note for what a newer result replaces (IHE IOCM)
 """
 
 

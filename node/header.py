@@ -28,6 +28,8 @@ from node.elements import (
     read_elements,
 )
 from node.errors import ReceiveError
+from node.mentions import mentioned_uids
+from node.ownership import OWN_MANUFACTURER, is_named_ours, may_be_derived
 from storage.model import HeaderValue
 
 # PS3.4 Table B.2-1. Of the ranges A9xx and Cxxx the last digits are ours; the conformance statement lists them.
@@ -36,9 +38,6 @@ CANNOT_UNDERSTAND = 0xC000
 TRUNCATED = 0xC001
 UID_MISSING = 0xC002
 UID_INVALID = 0xC003
-
-#: Manufacturer (0008,0070) in the Contributing Equipment Sequence of everything this product makes.
-OWN_MANUFACTURER = "OsteoNode"
 
 #: Longer values are no business of a rule.
 MAX_VALUE_LENGTH = 1024
@@ -102,8 +101,10 @@ class ParsedHeader:
     study_instance_uid: str
     #: Keyword -> values; nothing empty, long, binary, private or nested.
     header: dict[str, Values]
-    #: True when this product's name stands in the contributing equipment.
+    #: True when this product's name stands in the equipment that made or contributed.
     is_evidence: bool
+    #: UIDs it mentions, at any depth; none of what a scanner made as it was acquired.
+    mentions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def read_header(transfer_syntax_uid: str, data: bytes) -> ParsedHeader:
     try:
         if "NumberOfFrames" in header and "ImageOrientationPatient" not in header:
             header |= _first_frame(source)
-        is_evidence = _is_evidence(source)
+        is_evidence = is_named_ours(header) or _is_evidence(source)
     except _PYDICOM_ERRORS as error:
         raise ReceiveError(
             CANNOT_UNDERSTAND, f"A sequence of the header cannot be read: {type(error).__name__}."
@@ -148,6 +149,7 @@ def read_header(transfer_syntax_uid: str, data: bytes) -> ParsedHeader:
         study_instance_uid=uids["StudyInstanceUID"],
         header=header,
         is_evidence=is_evidence,
+        mentions=_mentions(source) if may_be_derived(uids["SOPClassUID"], header) else frozenset(),
     )
 
 
@@ -288,6 +290,12 @@ def _first_frame(source: _Source) -> dict[str, Values]:
                         if any(number is not None for number in numbers):
                             found[keyword] = numbers
     return found
+
+
+def _mentions(source: _Source) -> frozenset[str]:
+    # There is one at least: the UIDs were found.
+    end = next(reversed(source.elements.values())).end
+    return mentioned_uids(source.data, end, source.encoding)
 
 
 def _is_evidence(source: _Source) -> bool:

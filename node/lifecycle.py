@@ -4,6 +4,7 @@
     evaluate   a quiet study: rules -> workitems, with the reason for each      here (node.selection)
     perform    a workitem: claim, run in a worker, record evidence and numbers  here
     deliver    evidence: C-STORE to each destination, status per instance       here
+    retract    evidence that a newer result replaced, where it was sent         here (node.retraction)
 
 Each function makes one step and may run twice: identifiers derive from inputs, every transition is one transaction
 of the index, and what a killed process held is claimed again. Clocks decide when, revision counters decide whether.
@@ -20,7 +21,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from node import completeness, selection
+from node import completeness, retraction, selection
 from node.claims import LEASE_S, renewed
 from node.compute import PerformOutcome, PerformTask
 from node.config import Config
@@ -34,7 +35,16 @@ from pipelines.evidence.request import Installation
 from pipelines.registry import Registry
 from storage.archive import Archive
 from storage.errors import ArchiveError, NotFound
-from storage.index import Index, deliveries, destinations, instances, rules, studies, workitems
+from storage.index import (
+    Index,
+    deliveries,
+    destinations,
+    instances,
+    revisions,
+    rules,
+    studies,
+    workitems,
+)
 from storage.model import (
     Completion,
     Decision,
@@ -48,7 +58,7 @@ from storage.model import (
     utcnow,
 )
 
-__all__ = ["Parts", "deliver", "evaluate", "perform", "receive"]
+__all__ = ["Parts", "deliver", "evaluate", "perform", "receive", "retract"]
 
 #: Deliveries of one association.
 BATCH = 64
@@ -278,6 +288,7 @@ def _task(
                 f"Destination {destination} has the profile {name!r}, which is not in the configuration: add it under "
                 "[evidence.profiles], or give the destination another; then retry the workitem.",
             )
+    line = revisions.lineage(parts.index, workitem)
     return PerformTask(
         workitem_uid=workitem.workitem_uid,
         study_instance_uid=workitem.study_instance_uid,
@@ -295,6 +306,8 @@ def _task(
         installation=parts.installation,
         profiles={name: known[name] for name in profiles.values()},
         known_findings=workitem.known_findings,
+        replaced=line.replaced,
+        tracked_as=line.first,
     )
 
 
@@ -401,6 +414,14 @@ def _settle(
         attempt=attempts,
         answer=message,
     )
+
+
+# -- retract --------------------------------------------------------------------------------------
+
+
+def retract(parts: Parts, *, now: datetime) -> bool:
+    """Owe a rejection note of what newer evidence replaced, where all of the newer was sent; False when none is due."""
+    return retraction.retract(parts.config, parts.archive, parts.index, now=now)
 
 
 def backoff(attempts: int, *, first_s: float, most_s: float, jitter: float) -> float:

@@ -11,9 +11,9 @@ from node.sites import site_parameters
 from node.urgency import Urgency, assess
 from node.windows import parse_window
 from pipelines.registry import Registry
-from pipelines.uids import derive_workitem_uid
-from storage.index import Index, findings, instances, turns
-from storage.model import Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
+from pipelines.uids import derive_workitem_uid, derive_workitem_uid_after
+from storage.index import Index, findings, instances, revisions, turns
+from storage.model import Instance, Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,17 +31,27 @@ class Planner:
         manifest = self.registry.manifests[rule.pipeline]
         urgency = assess(rule, inputs.values(), self.config.routing.priorities)
         window = _window_of(rule, urgency)
-        held = tuple(self._input(role, series) for role, series in inputs.items())
+        inputs_held = {role: self._instances(series) for role, series in inputs.items()}
+        held = tuple(
+            WorkitemInput(
+                role=role,
+                series_instance_uid=inputs[role].series_instance_uid,
+                sop_instance_uids=tuple(sorted(one.sop_instance_uid for one in found)),
+            )
+            for role, found in inputs_held.items()
+        )
+        contents = [_content(one) for found in inputs_held.values() for one in found]
         site = site_parameters(self.config.pipelines.settings, manifest.name, inputs.values())
         parameters = manifest.merge({**site, **rule.parameters})
+        uid = derive_workitem_uid(
+            self.config.node.uid_root,
+            pipeline=manifest.name,
+            version=manifest.version,
+            parameters=parameters,
+            sop_instance_uids=contents,
+        )
         return Workitem(
-            workitem_uid=derive_workitem_uid(
-                self.config.node.uid_root,
-                pipeline=manifest.name,
-                version=manifest.version,
-                parameters=parameters,
-                sop_instance_uids=[uid for one in held for uid in one.sop_instance_uids],
-            ),
+            workitem_uid=self._that_counts(uid),
             study_instance_uid=study.study_instance_uid,
             study_revision=study.revision,
             rule=rule.name,
@@ -62,18 +72,29 @@ class Planner:
             ),
         )
 
-    def _input(self, role: str, series: Series) -> WorkitemInput:
-        # Of this study: broken senders put one Series Instance UID into two.
+    def _instances(self, series: Series) -> list[Instance]:
+        """What was acquired, of this study: broken senders put one Series Instance UID into two."""
         held = instances.of_series(
             self.index,
             series.series_instance_uid,
             study_instance_uid=series.study_instance_uid,
         )
-        return WorkitemInput(
-            role=role,
-            series_instance_uid=series.series_instance_uid,
-            sop_instance_uids=tuple(sorted(instance.sop_instance_uid for instance in held)),
-        )
+        return [instance for instance in held if not instance.own]
+
+    def _that_counts(self, base: str) -> str:
+        """The UID of a run that is wanted again after another took its place: a rule was changed, and changed back."""
+        uid = base
+        while (newer := revisions.replacing(self.index, uid)) is not None:
+            uid = derive_workitem_uid_after(
+                self.config.node.uid_root, workitem_uid=base, after=newer
+            )
+        return uid
+
+
+def _content(instance: Instance) -> str:
+    """An input, as workitem UIDs derive from it: another content under the same UID is another input."""
+    uid = instance.sop_instance_uid
+    return f"{uid} {instance.digest}" if instance.replaced else uid
 
 
 def merge(first: Workitem, second: Workitem) -> Workitem:

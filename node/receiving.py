@@ -12,6 +12,7 @@ import structlog
 
 from node.errors import ReceiveError
 from node.header import DOES_NOT_MATCH, ParsedHeader, read_header
+from node.ownership import is_own
 from node.part10 import encode_file_meta
 from storage.archive import Archive
 from storage.errors import ArchiveFull, StorageError
@@ -23,11 +24,6 @@ SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 
 _UUID_ROOT = "2.25"
-#: CT, MR, PET, and their enhanced and legacy kinds: what comes by the thousand, and no pipeline makes.
-_ACQUIRED = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{end}"
-    for end in ("2", "2.1", "2.2", "4", "4.1", "4.3", "4.4", "128", "128.1", "130")
-)
 _log = structlog.get_logger(__name__)
 
 
@@ -131,19 +127,6 @@ def _keep(
                 called_ae=received.called_ae,
                 received_at=utcnow(),
                 header=parsed.header,
-                own=_is_own(parsed, index, uid_root),
+                own=is_own(parsed, index, uid_root),
             ),
         )
-
-
-def _is_own(parsed: ParsedHeader, index: Index, uid_root: str) -> bool:
-    """Whether this node, or another of its kind, made the object: it must never start work."""
-    if parsed.is_evidence:
-        return True
-    # Under 2.25 every UUID of the world lies, not only ours.
-    if uid_root != _UUID_ROOT and parsed.sop_instance_uid.startswith(f"{uid_root}."):
-        return True
-    if parsed.sop_class_uid in _ACQUIRED:
-        return False
-    # An archive on the way may have taken the equipment out.
-    return instances.is_own(index, parsed.sop_instance_uid)

@@ -1,7 +1,7 @@
 """Puts the parts together, starts them, stops them.
 
-Three loops: evaluate, perform (one per worker), deliver (one association per destination at a time). Each is woken by
-the step before it and by time; what another process wrote to the index is seen within `POLL_S`. The calendar
+Four loops: evaluate, perform (one per worker), deliver (one association per destination at a time), retract. Each is
+woken by the step before it and by time; what another process wrote to the index is seen within `POLL_S`. The calendar
 (APScheduler) sweeps.
 """
 
@@ -140,6 +140,7 @@ class Service:
         self._evaluating = Loop("evaluate", self._evaluate)
         self._performing = [Loop("perform", self._perform) for _ in range(self._compute.slots)]
         self._delivering = Loop("deliver", self._deliver)
+        self._retracting = Loop("retract", self._retract)
         self._calendar = BackgroundScheduler(timezone="UTC")
         self._next_start: datetime | None = None
         self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
@@ -197,7 +198,7 @@ class Service:
 
     @property
     def _loops(self) -> tuple[Loop, ...]:
-        return (self._evaluating, *self._performing, self._delivering)
+        return (self._evaluating, *self._performing, self._delivering, self._retracting)
 
     # -- one step of each loop --------------------------------------------------------------------
 
@@ -234,6 +235,12 @@ class Service:
             log.exception("step_failed", loop="deliver", destination=destination)
         finally:
             self._sending.discard(destination)
+            self._retracting.wake()
+
+    def _retract(self) -> bool:
+        if lifecycle.retract(self._parts, now=utcnow()):
+            self._delivering.wake()
+        return False
 
     # -- the calendar -----------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import signal
-import struct
 import time
 import traceback
 from collections import OrderedDict
@@ -25,15 +24,16 @@ from typing import Any, ClassVar, cast
 from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from node.filing import file_evidence
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
-from pipelines.evidence.request import EvidenceObject, Installation
+from pipelines.evidence.request import Installation
 from pipelines.manifest import MANIFEST_NAME, read_manifest
 from pipelines.performing import PerformRequest, choose_device, perform, refuse
 from pipelines.registry import MODULE_NAME, LoadedPipeline, load_pipeline, read_entry
-from storage.archive import Archive, new_digest
+from storage.archive import Archive
 from storage.errors import ArchiveError
-from storage.model import Evidence, Finding, MeasurementRow, Parameters, utcnow
+from storage.model import Evidence, Finding, MeasurementRow, Parameters
 
 #: Pipelines kept loaded in one worker; the one used longest ago goes.
 LOADED_AT_MOST = 6
@@ -60,6 +60,10 @@ class PerformTask:
     profiles: Mapping[str, Profile]
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: Evidence that this result replaces: its reports name those of it that they follow.
+    replaced: tuple[Evidence, ...] = ()
+    #: The workitem that the result as a whole is tracked by: the first of its line; itself when empty.
+    tracked_as: str = ""
     #: Code, sentence: the run is over, and the report that says so is wanted in place of a result.
     refusal: tuple[str, str] | None = None
 
@@ -171,16 +175,23 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             installation=task.installation,
             profiles=task.profiles,
             known_findings=task.known_findings,
+            replaced=task.replaced,
+            tracked_as=task.tracked_as,
         )
         if task.refusal is not None:
             report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)
-            return PerformOutcome(evidence=(_write(archive, task, report),), pid=os.getpid())
+            return PerformOutcome(
+                evidence=(file_evidence(archive, report, workitem_uid=task.workitem_uid),),
+                pid=os.getpid(),
+            )
         began = time.perf_counter()
         loaded = setup.load(task.pipeline_folder)
         start_s = time.perf_counter() - began
         performed = perform(loaded, request)
     began = time.perf_counter()
-    evidence = tuple(_write(archive, task, item) for item in performed.evidence)
+    evidence = tuple(
+        file_evidence(archive, item, workitem_uid=task.workitem_uid) for item in performed.evidence
+    )
     return PerformOutcome(
         evidence=evidence,
         measurements=performed.measurements,
@@ -192,29 +203,6 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             "archive": round(time.perf_counter() - began, 3),
         },
         pid=os.getpid(),
-    )
-
-
-def _write(archive: Archive, task: PerformTask, item: EvidenceObject) -> Evidence:
-    """One evidence instance into the archive. Its UID and content derive from the workitem: twice is once."""
-    ds, content = item.ds, memoryview(item.encoded)
-    # PS3.10 7.1: preamble, prefix, then the group length of the file meta information, which ends at byte 144.
-    (meta_length,) = struct.unpack_from("<I", content, 140)
-    digest = new_digest().update(content[144 + meta_length :]).hexdigest()
-    return Evidence(
-        sop_instance_uid=str(ds.SOPInstanceUID),
-        sop_class_uid=str(ds.SOPClassUID),
-        series_instance_uid=str(ds.SeriesInstanceUID),
-        study_instance_uid=str(ds.StudyInstanceUID),
-        transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
-        workitem_uid=task.workitem_uid,
-        kind=item.kind,
-        archive_key=archive.write(str(ds.SOPInstanceUID), digest, [content]),
-        size=len(content),
-        digest=digest,
-        created_at=utcnow(),
-        profiles=item.profiles,
-        proof=item.residuals,
     )
 
 

@@ -36,7 +36,7 @@ from pipelines.manifest import InputSpec, Manifest
 from pipelines.registry import LoadedPipeline, pipeline_code
 from pipelines.result import AnalysisResult, Measurement, Notice, SourceSeries
 from pipelines.series import read_series
-from storage.model import Finding, MeasurementRow, Parameters
+from storage.model import Evidence, Finding, MeasurementRow, Parameters
 
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
@@ -57,6 +57,10 @@ class PerformRequest:
     profiles: Mapping[str, Profile] = field(default_factory=lambda: GENERIC)
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: Evidence that this result replaces: its reports name those of it that they follow.
+    replaced: tuple[Evidence, ...] = ()
+    #: The workitem that the result as a whole is tracked by: the first of its line; itself when empty.
+    tracked_as: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +117,8 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
             parameters=parameters,
             partners=tuple(source for role, source in sources.items() if role != result.role),
             known_findings=request.known_findings,
+            replaced=request.replaced,
+            tracked_as=request.tracked_as,
         )
         evidence = create_evidence(described, request.profiles)
     return Performed(

@@ -45,6 +45,14 @@ def derive_workitem_uid(
     )
 
 
+def derive_workitem_uid_after(root: str, *, workitem_uid: str, after: str) -> str:
+    """The same run once more, for its first result was replaced by that of `after`: what it makes is another object.
+
+    A PACS that was told not to use the first result would not show it when it came again.
+    """
+    return derive_uid(root, "workitem", workitem_uid, "after", after)
+
+
 def derive_device_uid(root: str, *, pipeline: str, version: str, weights_sha256: str) -> str:
     """Device UID (0018,1002) of an algorithm: another one whenever the model changes (IHE AIR 6.5.3.1)."""
     return derive_uid(root, "device", pipeline, version, weights_sha256)

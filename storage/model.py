@@ -54,8 +54,25 @@ class Instance:
     received_at: datetime
     #: Attributes of the instance, pixel data excluded.
     header: Header
-    #: True for an object this node made: it never starts work.
+    #: True for an object this node made, or that was made of one: it never starts work.
     own: bool = False
+    #: True when the content that came first under its UID was put aside for this one.
+    replaced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConflictingInstance:
+    """Another content that came under a SOP Instance UID already held: kept beside, and of no effect."""
+
+    sop_instance_uid: str
+    #: Of the instance that is held.
+    study_instance_uid: str
+    digest: str
+    transfer_syntax_uid: str
+    archive_key: str
+    size: int
+    calling_ae: str
+    received_at: datetime
 
 
 class AddOutcome(StrEnum):
@@ -254,6 +271,10 @@ class Workitem:
     hold_reason: str | None = None
     #: Segment Label -> Tracking UID of the same structure in the patient's last result of this pipeline.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: The workitem whose evidence this one's replaces: its reports name those of that one.
+    predecessor: str | None = None
+    #: The workitem that was scheduled in place of this one; its evidence counts when it is there.
+    superseded_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +313,8 @@ class Evidence:
     profiles: tuple[str, ...] = ()
     #: How far each segment, read back, is from the result: what its proof measured.
     proof: tuple[SegmentResidual, ...] = ()
+    #: Of a rejection note: the SOP Instance UIDs of the evidence it retracts.
+    rejects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,6 +409,10 @@ class DeliveryState(StrEnum):
     SENT = "SENT"
     COMMITTED = "COMMITTED"
     FAILED = "FAILED"
+    #: A newer result was there before it was sent: it is not sent any more.
+    WITHDRAWN = "WITHDRAWN"
+    #: It was sent, and a rejection note has told the destination not to use it.
+    RETRACTED = "RETRACTED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,6 +429,8 @@ class Delivery:
     status: int | None
     message: str
     updated_at: datetime
+    #: The workitem whose evidence replaces it.
+    superseded_by: str | None = None
 
 
 # -- what happened ------------------------------------------------------------------------------

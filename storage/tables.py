@@ -86,8 +86,9 @@ instances = Table(
     Column("called_ae", Text, nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
     Column("own", Boolean, nullable=False),
-    # Last: SQLite reads the columns before it without the pages it overflows into.
+    # After the others: SQLite reads the columns before it without the pages it overflows into.
     Column("header", JsonValue, nullable=False),
+    Column("replaced", Boolean, nullable=False, server_default=false()),
     Index(None, "series_instance_uid"),
 )
 
@@ -102,6 +103,9 @@ conflicting_instances = Table(
     Column("size", BigInteger, nullable=False),
     Column("calling_ae", Text, nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
+    # Of the instance that is held: where people look for it.
+    Column("study_instance_uid", Text, nullable=False, server_default=text("''")),
+    Index(None, "study_instance_uid"),
 )
 
 #: By study and series: broken senders put one Series Instance UID into two studies.
@@ -258,6 +262,8 @@ workitems = Table(
     Column("window", Text),
     Column("held_at", UtcDateTime),
     Column("hold_reason", Text),
+    Column("predecessor", Text),
+    Column("superseded_by", Text),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),
@@ -309,8 +315,10 @@ evidence = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("profiles", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("proof", JsonValue, nullable=False, server_default=text("'[]'")),
+    Column("rejects", JsonValue, nullable=False, server_default=text("'[]'")),
     Index(None, "workitem_uid"),
     Index(None, "study_instance_uid"),
+    Index(None, "series_instance_uid"),
 )
 
 findings = Table(
@@ -362,9 +370,20 @@ deliveries = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("owner", Text),
     Column("lease_until", UtcDateTime),
-    CheckConstraint("state IN ('PENDING', 'SENT', 'COMMITTED', 'FAILED')", name="state"),
+    Column("superseded_by", Text),
+    CheckConstraint(
+        "state IN ('PENDING', 'SENT', 'COMMITTED', 'FAILED', 'WITHDRAWN', 'RETRACTED')",
+        name="state",
+    ),
     UniqueConstraint("sop_instance_uid", "destination"),
     Index(None, "state", "destination", "next_attempt_at"),
+)
+Index(
+    "ix_deliveries_superseded",
+    deliveries.c.destination,
+    deliveries.c.state,
+    sqlite_where=deliveries.c.superseded_by.is_not(None),
+    postgresql_where=deliveries.c.superseded_by.is_not(None),
 )
 
 events = Table(

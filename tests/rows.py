@@ -91,8 +91,9 @@ def make_workitem(
     at: datetime = NOON,
     destinations: tuple[str, ...] = ("PACS",),
     study: str = STUDY,
+    series: str | None = None,
 ) -> Workitem:
-    """A scheduled workitem on the study's series."""
+    """A scheduled workitem on a series of the study that no other number has."""
     return Workitem(
         workitem_uid=f"1.9.{n}",
         study_instance_uid=study,
@@ -104,7 +105,7 @@ def make_workitem(
         inputs=(
             WorkitemInput(
                 role="ct",
-                series_instance_uid=f"{study}.2",
+                series_instance_uid=series or f"{study}.{100 + n}",
                 sop_instance_uids=(f"{study}.2.1", f"{study}.2.2"),
             ),
         ),

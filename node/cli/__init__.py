@@ -17,6 +17,7 @@ import typer
 from node.cli import (
     audit,
     config,
+    conflicts,
     conformance,
     db,
     deliveries,
@@ -49,6 +50,8 @@ app.command("demo")(serving.demo)
 app.command("send")(network.send)
 app.command("echo")(network.echo)
 app.command("conformance")(conformance.conformance)
+studies.app.command("conflicts")(conflicts.list_conflicts)
+studies.app.command("accept")(conflicts.accept)
 for group in (
     studies,
     workitems,

@@ -31,7 +31,9 @@ _COLUMNS = (
 @app.command("list")
 def list_(
     ctx: typer.Context,
-    state: Annotated[str | None, typer.Option(help="pending, sent, committed or failed.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="pending, sent, committed, failed, withdrawn or retracted.")
+    ] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="DESTINATION", help="To this destination.")
     ] = None,

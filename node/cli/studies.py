@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.common import After, AsJson, Limit, actor, opened, parse_when, pick
+from node.cli.common import After, AsJson, Limit, actor, opened, parse_when, pick, read_config
 from node.cli.output import (
     cell,
     form,
@@ -109,12 +109,19 @@ def show(
 
     Example: `osteonode studies show 619255048`
     """
+    from node.cli.conflicts import say_summary, summary_of
+
+    config = read_config(ctx)
     with opened(ctx) as index:
         dossier = collect(index, find_study(index, uid))
+        conflicts = summary_of(config, index, dossier.study)
     if as_json:
-        show_json(_as_json(dossier))
-    else:
-        print_study(dossier)
+        show_json({**_as_json(dossier), "conflicts": conflicts})
+        return
+    print_study(dossier)
+    if conflicts is not None:
+        say("Conflicts")
+        print(f"  {say_summary(conflicts)}")
 
 
 @app.command()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
@@ -62,7 +62,8 @@ def create_evidence(
     made: _Made = {}
     for form, names in wanted.items():
         made[form] = tuple(
-            _finish(request, form.kind, ds, tuple(names)) for ds in _make(request, form, made)
+            _finish(request, form.kind, ds, tuple(names))
+            for ds in _make(request, form, made, names)
         )
     return tuple(item for objects in made.values() for item in objects)
 
@@ -85,14 +86,16 @@ def _forms(profile: Profile) -> Iterator[_Form]:
             yield _Form(kind=kind)
 
 
-def _make(request: EvidenceRequest, form: _Form, made: _Made) -> tuple[Dataset, ...]:
+def _make(
+    request: EvidenceRequest, form: _Form, made: _Made, profiles: Sequence[str]
+) -> tuple[Dataset, ...]:
     """The instances of one form; none where there is nothing that it could show."""
     ds: Dataset | None
     match form.kind:
         case seg.KIND:
             ds = seg.create_seg(request, form.seg or seg.BINARY)
         case sr.KIND:
-            ds = _make_report(request, form, made)
+            ds = _make_report(_following(request, profiles), form, made)
         case capture.KIND:
             return capture.create_captures(request)
         case pdf.KIND:
@@ -102,6 +105,13 @@ def _make(request: EvidenceRequest, form: _Form, made: _Made) -> tuple[Dataset, 
         case _:
             ds = keyobjects.create_key_objects(request)
     return () if ds is None else (ds,)
+
+
+def _following(request: EvidenceRequest, profiles: Sequence[str]) -> EvidenceRequest:
+    """The request, with those reports of the replaced evidence that destinations of these profiles got."""
+    reports = [one for one in request.replaced if one.kind == sr.KIND]
+    theirs = [one for one in reports if set(one.profiles) & set(profiles)]
+    return replace(request, replaced=tuple(theirs or reports))
 
 
 def _make_report(request: EvidenceRequest, form: _Form, made: _Made) -> Dataset:

@@ -71,6 +71,12 @@ class Profile(BaseModel):
         False, description="Key Object Selection of the slices worth looking at."
     )
 
+    retract: bool = Field(
+        False,
+        description="Retract what a newer result replaces by a rejection note (IHE IOCM): for a PACS that hides what "
+        "such a Key Object Selection names; another shows the note as one more series.",
+    )
+
     @model_validator(mode="after")
     def _can_be_encoded(self) -> Profile:
         # PS3.5 8.2.3: JPEG-LS is for samples of 2 to 16 bits; a BINARY SEG has one.

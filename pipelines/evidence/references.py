@@ -8,6 +8,7 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from pipelines.evidence.request import EvidenceRequest
+from storage.model import Evidence
 
 
 def reference(ds: Dataset, frame_number: int | None = None) -> Dataset:
@@ -18,6 +19,16 @@ def reference(ds: Dataset, frame_number: int | None = None) -> Dataset:
     if frame_number is not None:
         item.ReferencedFrameNumber = frame_number
     return item
+
+
+def reference_of(evidence: Evidence) -> Dataset:
+    """What highdicom needs to refer to an instance that was made before."""
+    ds = Dataset()
+    ds.SOPClassUID = evidence.sop_class_uid
+    ds.SOPInstanceUID = evidence.sop_instance_uid
+    ds.SeriesInstanceUID = evidence.series_instance_uid
+    ds.StudyInstanceUID = evidence.study_instance_uid
+    return ds
 
 
 def slice_reference(request: EvidenceRequest, index: int) -> Dataset:

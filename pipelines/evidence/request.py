@@ -16,7 +16,7 @@ from pipelines.evidence.codes import PRIVATE_SCHEME
 from pipelines.manifest import Manifest
 from pipelines.result import AnalysisResult, Measurement, QualitativeEvaluation, SourceSeries
 from pipelines.uids import derive_device_uid, derive_tracking_uid
-from storage.model import Parameters, SegmentResidual
+from storage.model import Evidence, Parameters, SegmentResidual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,10 @@ class EvidenceRequest:
     partners: tuple[SourceSeries, ...] = ()
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: Evidence that this result replaces: its reports name those of it that they follow.
+    replaced: tuple[Evidence, ...] = ()
+    #: The workitem that the result as a whole is tracked by: the first of its line; itself when empty.
+    tracked_as: str = ""
 
     @property
     def header(self) -> Dataset:
@@ -91,7 +95,8 @@ class EvidenceRequest:
         """Tracking UID of a segment of the result, equal in SEG and SR; 0 stands for the result as a whole.
 
         A structure that every patient has once, so that its label is the manifest's, keeps the UID of the study
-        before (IHE AIR 6.5.3.7). `Tumour 3` is a number in one result, and no name.
+        before (IHE AIR 6.5.3.7). `Tumour 3` is a number in one result, and no name. The whole of a result that
+        replaces another is the same whole.
         """
         if segment_number:
             segment = self.result.segments[segment_number - 1]
@@ -99,7 +104,9 @@ class EvidenceRequest:
                 return self.known_findings[segment.label]
         return derive_tracking_uid(
             self.installation.uid_root,
-            workitem_uid=self.workitem_uid,
+            workitem_uid=self.workitem_uid
+            if segment_number
+            else self.tracked_as or self.workitem_uid,
             segment_number=segment_number,
         )
 

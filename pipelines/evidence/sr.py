@@ -33,6 +33,7 @@ from pipelines.evidence.equipment import algorithm_statement
 from pipelines.evidence.header import finish, series_attributes, source_images
 from pipelines.evidence.library import image_library
 from pipelines.evidence.outlines import WHOLE, WHOLE_RESULT, planar_groups
+from pipelines.evidence.references import reference_of
 from pipelines.evidence.report import Group, Said, measurement_report
 from pipelines.evidence.request import EvidenceRequest, statements
 from pipelines.evidence.seg import KIND as SEG_KIND
@@ -58,7 +59,7 @@ def create_sr(
     Parameters
     ----------
     request
-        The result.
+        The result; `replaced` are the reports that this one follows.
     seg
         The SEG that groups refer to; None when no segment has a voxel, or when there shall be none.
     contours
@@ -104,6 +105,8 @@ def create_sr(
             ),
         ),
         is_complete=True,
+        # PS3.3 C.17.2: the report that this one is a newer version of.
+        previous_versions=[reference_of(one) for one in request.replaced] or None,
         **series_attributes(request, report_kind(form, contours=contours)),
     )
     if measured:

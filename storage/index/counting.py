@@ -53,7 +53,7 @@ def count_into_series(connection: Connection, tally: Tally) -> bool:
     row = {
         "study_instance_uid": first.study_instance_uid,
         "series_instance_uid": first.series_instance_uid,
-        "modality": _text(first.header, "Modality"),
+        "modality": header_text(first.header, "Modality"),
         "calling_ae": first.calling_ae,
         "own": first.own,
         "instance_count": tally.added,
@@ -84,10 +84,10 @@ def count_into_study(connection: Connection, tally: Tally) -> None:
         return
     row = {
         "study_instance_uid": first.study_instance_uid,
-        "patient_id": _text(first.header, "PatientID"),
-        "accession_number": _text(first.header, "AccessionNumber"),
-        "study_date": _text(first.header, "StudyDate"),
-        "study_description": _text(first.header, "StudyDescription"),
+        "patient_id": header_text(first.header, "PatientID"),
+        "accession_number": header_text(first.header, "AccessionNumber"),
+        "study_date": header_text(first.header, "StudyDate"),
+        "study_description": header_text(first.header, "StudyDescription"),
         "revision": tally.not_own,
         "evaluated_revision": 0,
         "series_count": tally.new_series,
@@ -144,7 +144,7 @@ def _update_study_own() -> Update:
     )
 
 
-def _text(header: Header, keyword: str) -> str:
-    """First value of an attribute as text; empty when it is missing."""
+def header_text(header: Header, keyword: str) -> str:
+    """First value of an attribute as text, as columns hold it; empty when it is missing."""
     values = header.get(keyword) or ("",)
     return "" if values[0] is None else clean_text(str(values[0]))[:TEXT_LENGTH]

@@ -13,17 +13,23 @@ from sqlalchemy import Connection, Row, and_, case, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from storage import tables
-from storage.errors import NotFound
+from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
-from storage.model import Delivery, DeliveryState, Event, Evidence, SegmentResidual, utcnow
+from storage.index.evidence_rows import evidence_from_values
+from storage.model import Delivery, DeliveryState, Event, utcnow
 
 _table = tables.deliveries
 #: What a delivery must be to be settled so. Commitment comes after C-STORE, in a report of its own (PS3.4 J.3).
+#: What was withdrawn while it was on its way has arrived all the same.
 _BEFORE = {
     DeliveryState.PENDING: (DeliveryState.PENDING,),
-    DeliveryState.SENT: (DeliveryState.PENDING,),
-    DeliveryState.COMMITTED: (DeliveryState.PENDING, DeliveryState.SENT),
+    DeliveryState.SENT: (DeliveryState.PENDING, DeliveryState.WITHDRAWN),
+    DeliveryState.COMMITTED: (
+        DeliveryState.PENDING,
+        DeliveryState.SENT,
+        DeliveryState.WITHDRAWN,
+    ),
     DeliveryState.FAILED: (DeliveryState.PENDING, DeliveryState.SENT),
 }
 _EVENTS = {
@@ -121,7 +127,10 @@ def settle(  # noqa: PLR0913 - one transition
         "lease_until": None,
         # Commitment is about an attempt that was counted.
         "attempts": case(
-            (_table.c.state == DeliveryState.PENDING, _table.c.attempts + 1),
+            (
+                _table.c.state.in_((DeliveryState.PENDING, DeliveryState.WITHDRAWN)),
+                _table.c.attempts + 1,
+            ),
             else_=_table.c.attempts,
         ),
     }
@@ -139,7 +148,24 @@ def settle(  # noqa: PLR0913 - one transition
             return False
         if state in _EVENTS:
             _log(connection, delivery, kind=_EVENTS[state], actor="node", at=now)
+        if state is DeliveryState.SENT and delivery.evidence.rejects:
+            _retract(connection, delivery, now)
     return True
+
+
+def _retract(connection: Connection, note: Delivery, now: datetime) -> None:
+    """A rejection note was taken: its destination shows what it names no more (IHE RAD TF-3 4.66)."""
+    told = and_(
+        _table.c.sop_instance_uid.in_(note.evidence.rejects),
+        _table.c.destination == note.destination,
+        _table.c.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED)),
+    )
+    retracted = _select(connection, told)
+    connection.execute(
+        update(_table).where(told).values(state=DeliveryState.RETRACTED, updated_at=now)
+    )
+    for delivery in retracted:
+        _log(connection, delivery, kind="delivery-retracted", actor="node", at=now)
 
 
 def release(index: Index, *, owner: str, now: datetime) -> int:
@@ -154,9 +180,20 @@ def release(index: Index, *, owner: str, now: datetime) -> int:
 
 
 def retry(index: Index, *, delivery_id: int, actor: str, now: datetime | None = None) -> Delivery:
-    """Send again, now, whatever came of it before; attempts are counted from zero."""
+    """Send again, now, whatever came of it before; attempts are counted from zero.
+
+    Raises
+    ------
+    NotFound, ChangeRefused
+        No such delivery; or a newer result has taken its place.
+    """
     now = now or utcnow()
     with index.begin() as connection:
+        newer = _get(connection, delivery_id).superseded_by
+        if newer is not None:
+            raise ChangeRefused(
+                f"Delivery {delivery_id} is of a result that workitem {newer} replaced: send that one's."
+            )
         connection.execute(
             update(_table)
             .where(_table.c.delivery_id == delivery_id)
@@ -250,11 +287,7 @@ def _from_row(row: Row[Any], split: int) -> Delivery:
     values: dict[str, Any] = dict(zip(names[:split], row[:split], strict=True))
     values["state"] = DeliveryState(values["state"])
     made: dict[str, Any] = dict(zip(names[split:], row[split:], strict=True))
-    made |= {
-        "profiles": tuple(made["profiles"]),
-        "proof": tuple(SegmentResidual(**one) for one in made["proof"]),
-    }
-    return Delivery(**values, evidence=Evidence(**made))
+    return Delivery(**values, evidence=evidence_from_values(made))
 
 
 def _log(

@@ -99,23 +99,14 @@ def of_uids(index: Index, sop_instance_uids: Sequence[str]) -> tuple[Instance, .
     return tuple(found[uid] for uid in sop_instance_uids if uid in found)
 
 
-def is_own(index: Index, sop_instance_uid: str) -> bool:
-    """Whether this node made the object: it is in the registry of evidence."""
-    statement = select(tables.evidence.c.sop_instance_uid).where(
-        tables.evidence.c.sop_instance_uid == sop_instance_uid
-    )
-    with index.read() as connection:
-        return connection.scalar(statement) is not None
-
-
 def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
     """A SOP Instance UID that is known: the same content, or a conflict."""
-    known = connection.scalar(
-        select(tables.instances.c.digest).where(
+    held = connection.execute(
+        select(tables.instances.c.digest, tables.instances.c.study_instance_uid).where(
             tables.instances.c.sop_instance_uid == instance.sop_instance_uid
         )
-    )
-    if known == instance.digest:
+    ).one()
+    if held.digest == instance.digest:
         return AddOutcome.DUPLICATE
     row = {
         "sop_instance_uid": instance.sop_instance_uid,
@@ -125,6 +116,7 @@ def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
         "size": instance.size,
         "calling_ae": instance.calling_ae,
         "received_at": instance.received_at,
+        "study_instance_uid": held.study_instance_uid,
     }
     if insert_or_ignore(connection, tables.conflicting_instances, row):
         insert_event(
@@ -137,7 +129,7 @@ def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
                 outcome="failure",
                 detail={
                     "sop_instance_uid": instance.sop_instance_uid,
-                    "held_digest": known,
+                    "held_digest": held.digest,
                     "received_digest": instance.digest,
                     "archive_key": instance.archive_key,
                 },

@@ -15,8 +15,8 @@ from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.geometry import Numbers, measure_slices
 from storage.index.instances import to_header
+from storage.index.revisions import schedule
 from storage.index.values import select_like
-from storage.index.workitem_rows import insert_workitem
 from storage.model import (
     ClauseVerdict,
     Decision,
@@ -146,7 +146,8 @@ def record_evaluation(  # noqa: PLR0913 - one transition
     """Keep what an evaluation decided, and schedule its workitems.
 
     Counts once: nothing happens when this revision, or a later one, is evaluated already, unless it was left waiting
-    until now; then these decisions replace those. A workitem whose UID is known is left as it is.
+    until now; then these decisions replace those. What it planned before and does not any more is cancelled, and what
+    that made is replaced by what comes (`storage.index.revisions`). A workitem whose UID is known is left as it is.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def record_evaluation(  # noqa: PLR0913 - one transition
             .where(table.c.study_instance_uid == study_instance_uid)
             .where(table.c.revision == revision)
         )
-        scheduled = sum(insert_workitem(connection, workitem) for workitem in workitems)
+        scheduled = schedule(connection, workitems, now)
         if decisions:
             connection.execute(
                 insert(table),

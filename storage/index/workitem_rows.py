@@ -38,6 +38,7 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "priority_reasons": workitem.priority_reasons,
         "turn": turn_of(workitem.priority, workitem.not_before or workitem.scheduled_at),
         "window": workitem.window,
+        "predecessor": workitem.predecessor,
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False

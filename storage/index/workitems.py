@@ -20,6 +20,7 @@ from storage.errors import ChangeRefused
 from storage.index import turns
 from storage.index.engine import Index
 from storage.index.events import insert_event
+from storage.index.revisions import supersede
 from storage.index.values import clean_text, select_like
 from storage.index.workitem_rows import get_workitem, select_workitems
 from storage.model import (
@@ -155,6 +156,7 @@ def complete(index: Index, completion: Completion) -> bool:
         _insert_all(connection, tables.evidence, completion.evidence)
         _insert_all(connection, tables.measurements, completion.measurements)
         _insert_all(connection, tables.findings, completion.findings)
+        supersede(connection, workitem, completion.ended_at)
         _owe(connection, workitem, completion.evidence, completion.profiles, completion.ended_at)
         event = Event(
             kind="workitem-completed",
@@ -199,6 +201,8 @@ def fail(index: Index, failure: Failure) -> bool:
             return False
         workitem = get_workitem(connection, failure.workitem_uid)
         _insert_all(connection, tables.evidence, failure.evidence)
+        if failure.evidence:
+            supersede(connection, workitem, failure.at)
         _owe(connection, workitem, failure.evidence, failure.profiles, failure.at)
         again = failure.retry_at.isoformat() if failure.retry_at else None
         event = Event(
@@ -244,11 +248,16 @@ def retry(index: Index, workitem_uid: str, *, actor: str, now: datetime | None =
     Raises
     ------
     NotFound, ChangeRefused
-        No such workitem; or it is not CANCELED.
+        No such workitem; or it is not CANCELED; or a newer one has taken its place.
     """
     now = now or utcnow()
     # What it waited before it was cancelled counts for nothing.
     turn = now.timestamp() - _table.c.priority * AGE_S
+    newer = get(index, workitem_uid).superseded_by
+    if newer is not None:
+        raise ChangeRefused(
+            f"Workitem {newer} has taken the place of {workitem_uid}: its result would go out after the newer one."
+        )
     return _change(
         index,
         workitem_uid,

@@ -25,7 +25,17 @@ from rows import (
 )
 
 from storage.errors import IndexUnavailable, NotFound
-from storage.index import Index, engine, events, instances, open_index, rules, studies, workitems
+from storage.index import (
+    Index,
+    engine,
+    events,
+    instances,
+    open_index,
+    registered,
+    rules,
+    studies,
+    workitems,
+)
 from storage.model import AddOutcome, ClauseVerdict, Decision, Header, Rule, Workitem
 
 ADDED, DUPLICATE, CONFLICT = AddOutcome
@@ -226,8 +236,11 @@ def test_one_series_uid_in_two_studies_stays_apart(index: Index) -> None:
 def test_own_is_what_the_registry_of_evidence_holds(index: Index) -> None:
     workitem = make_workitem(1)
     complete(index, workitem)
-    assert instances.is_own(index, f"{workitem.workitem_uid}.1")
-    assert not instances.is_own(index, f"{SERIES}.1000")
+    # Instance, series and Tracking UID.
+    for end in (1, 8, 7):
+        assert registered.is_any(index, {"1.2.3", f"{workitem.workitem_uid}.{end}"})
+    assert not registered.is_any(index, {f"{SERIES}.1000", f"{workitem.workitem_uid}.99"})
+    assert not registered.is_any(index, set())
 
 
 def test_eight_threads_add_and_every_instance_counts_once(index: Index) -> None:

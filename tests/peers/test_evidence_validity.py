@@ -15,10 +15,12 @@ import SimpleITK as sitk
 import spines
 import volumes
 from numpy.typing import NDArray
+from pydicom import dcmread
 
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.proof import encode
 from pipelines.evidence.refusal import create_refusal_sr
+from pipelines.evidence.rejection import create_rejection
 from pipelines.evidence.request import EvidenceRequest
 from pipelines.evidence.seg import create_seg
 from pipelines.evidence.sr import create_sr
@@ -30,6 +32,7 @@ from pipelines.result import SourceSeries
 from pipelines.series import read_series
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
 from pipelines.training.phantoms.spect_dicom import write_nm_series
+from storage.model import Evidence
 
 #: From PyPI (extra `dev`), beside the interpreter.
 SEGIMAGE2ITKIMAGE = Path(sys.executable).with_name("segimage2itkimage")
@@ -293,3 +296,53 @@ def test_dcmdump_reads_the_seg(tmp_path: Path) -> None:
     )
     assert "BINARY" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.peer("dicom3tools")
+def test_dciodvfy_finds_no_error_in_a_line_of_results(tmp_path: Path) -> None:
+    """The report that names its predecessor, and the note that rejects what was replaced."""
+    first = _request(tmp_path)
+    old = tuple(
+        Evidence(
+            sop_instance_uid=str(one.ds.SOPInstanceUID),
+            sop_class_uid=str(one.ds.SOPClassUID),
+            series_instance_uid=str(one.ds.SeriesInstanceUID),
+            study_instance_uid=str(one.ds.StudyInstanceUID),
+            transfer_syntax_uid=str(one.ds.file_meta.TransferSyntaxUID),
+            workitem_uid=first.workitem_uid,
+            kind=one.kind,
+            archive_key="",
+            size=0,
+            digest="",
+            created_at=first.started_at,
+            profiles=one.profiles,
+        )
+        for one in create_evidence(first)
+    )
+    second = replace(
+        first,
+        workitem_uid="2.25.99",
+        replaced=old,
+        tracked_as=first.workitem_uid,
+    )
+    paths = _write(tmp_path, second)
+    newer = dcmread(paths["SR"])
+    (document,) = (
+        newer.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    )
+    assert document.ReferencedSOPInstanceUID == next(
+        one.sop_instance_uid for one in old if one.kind == "SR"
+    )
+    notes = [
+        create_rejection(
+            dcmread(paths[kind], stop_before_pixels=True),
+            old,
+            uid_root="2.25",
+            workitem_uid=second.workitem_uid,
+        )
+        for kind in ("SR", "SR")
+    ]
+    assert notes[0].encoded == notes[1].encoded
+    paths["REJECTION"] = tmp_path / "REJECTION.dcm"
+    paths["REJECTION"].write_bytes(notes[0].encoded)
+    assert {kind: _errors(path) for kind, path in paths.items()} == {kind: [] for kind in paths}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +130,35 @@ def test_a_real_ct_comes_back_within_ten_minutes(
     with capsys.disabled():
         steps = {"receive": received, **dict(split), "in all": took}
         print("\nreal CT, seconds:", ", ".join(f"{k} {v:.1f}" for k, v in steps.items()))
+
+
+def test_orthanc_holds_a_rejection_note_of_what_was_replaced(
+    node: Node, orthanc: Orthanc, tmp_path: Path
+) -> None:
+    node.settings["OSTEONODE_EVIDENCE__PROFILES"] = '{"iocm": {"retract": true}}'
+    node.start()
+    node.route_to(orthanc.dicom_port, called_ae=orthanc.ae_title, profile="iocm")
+    datasets = make_series(geometry=Geometry(slices=6))
+    storescu(node, *save_all(datasets[:5], tmp_path / "ct"))
+    wait_until_sent(node)
+    storescu(node, *save_all(datasets[5:], tmp_path / "late"))
+
+    def states() -> Counter[DeliveryState]:
+        with node.index() as index:
+            return Counter(one.state for one in deliveries.list_deliveries(index))
+
+    wanted = {DeliveryState.RETRACTED: 2, DeliveryState.SENT: 3}
+    wait_for("a note", lambda: states() == wanted)
+    found = orthanc.instances_of(datasets[0].StudyInstanceUID)
+    assert Counter(ds.Modality for ds in found) == {"SEG": 2, "SR": 2, "KO": 1}
+    (note,) = (ds for ds in found if ds.Modality == "KO")
+    (study,) = note.CurrentRequestedProcedureEvidenceSequence
+    rejected = {
+        one.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+    with node.index() as index:
+        retracted = deliveries.list_deliveries(index, state=DeliveryState.RETRACTED)
+    assert rejected == {one.evidence.sop_instance_uid for one in retracted}
+    assert rejected < {ds.SOPInstanceUID for ds in found}
