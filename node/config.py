@@ -102,7 +102,7 @@ class NodeSection(_Section):
     def _is_known(cls, name: str) -> str:
         try:
             return ZoneInfo(name).key if name else name
-        except (ValueError, OSError) as error:
+        except (ValueError, LookupError, OSError) as error:
             raise ValueError("there is no such time zone; write it as Europe/Berlin") from error
 
 
