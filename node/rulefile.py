@@ -4,6 +4,8 @@ What most rules leave alone is written only where it is said:
 
     report_refusals = true          a report that says why when a run is refused or fails
     wait = '30m'                    how long a study waits for an input that is missing
+    prefer = ['most slices']        which of several series that fit is taken, the first wish first
+    each = true                     every series that fits the first input runs, not only the one preferred
     without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
     [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
     'ct' = ['SliceThickness <= 3']
@@ -47,6 +49,8 @@ class _RuleEntry(BaseModel):
     without: list[str] = Field(default_factory=list)
     roles: dict[str, list[str]] = Field(default_factory=dict)
     report_refusals: bool = False
+    prefer: list[str] = Field(default_factory=list)
+    each: bool = False
 
     @field_validator("wait")
     @classmethod
@@ -114,6 +118,10 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
         if rule.report_refusals:
             lines.append("report_refusals = true")
+        if rule.prefer:
+            lines += ["prefer = [", *(f"    {_text(wish)}," for wish in rule.prefer), "]"]
+        if rule.each:
+            lines.append("each = true")
         if rule.roles:
             lines.append("[rule.roles]")
         for role, clauses in rule.roles.items():
@@ -168,6 +176,8 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         wait_s=parse_wait(entry.wait) if entry.wait else WAIT_S,
         without=tuple(entry.without),
         report_refusals=entry.report_refusals,
+        prefer=tuple(entry.prefer),
+        each=entry.each,
     )
 
 

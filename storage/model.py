@@ -126,6 +126,10 @@ class Rule:
     without: tuple[str, ...] = ()
     #: Whether destinations get a report that says why when the run is refused or fails for good.
     report_refusals: bool = False
+    #: Which of several series that fit is taken, the first wish first: clauses, `most slices`, `least SliceThickness`.
+    prefer: tuple[str, ...] = ()
+    #: Whether every series that fits the first input begins a run, not only the one preferred.
+    each: bool = False
     version: int = 1
 
 
@@ -156,7 +160,7 @@ class DecisionCode(StrEnum):
     RUNS = "runs"
     #: A clause of the rule or a demand of the pipeline does not hold.
     UNFIT = "unfit"
-    #: It would do, but another series has more slices.
+    #: It would do, but the rule prefers another series.
     OUTRANKED = "outranked"
     #: An input is missing that may come yet; `reason` says until when.
     WAITS = "waits"

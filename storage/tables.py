@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0007"
 
 metadata = MetaData(
     naming_convention={
@@ -167,6 +167,8 @@ rules = Table(
     Column("wait_s", Integer, nullable=False, server_default=text("1800")),
     Column("without", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
+    Column("prefer", JsonValue, nullable=False, server_default=text("'[]'")),
+    Column("each", Boolean, nullable=False, server_default=false()),
 )
 
 #: Outlives the rule: a decision names rule and version for good.

@@ -210,6 +210,8 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "wait_s": rule.wait_s,
         "without": list(rule.without),
         "report_refusals": rule.report_refusals,
+        "prefer": list(rule.prefer),
+        "each": rule.each,
     }
 
 
@@ -228,4 +230,7 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         wait_s=stored.get("wait_s", WAIT_S),
         without=tuple(stored.get("without", ())),
         report_refusals=stored.get("report_refusals", False),
+        prefer=tuple(stored.get("prefer", ())),
+        # Before there was a choice, every series that fitted ran.
+        each=stored.get("each", True),
     )

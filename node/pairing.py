@@ -1,0 +1,154 @@
+"""The sets of inputs that a rule's fitting series make: who plays which role, and whether the set runs. Pure.
+
+    begins    every series that fits the first wanted role begins a set
+    joins     each further role gets, of the series in the same frame of reference, the one that the rule prefers
+    wins      of all sets one: the fewest inputs missing, then the first series that the rule prefers; `each` keeps all
+    settles   a set that misses an input waits until `wait_s` after its last instance came; then it runs without what
+              is missing where the rule allows that (`without`), or is held
+
+Roles are looked at in the manifest's order; where no series fits the first, the next begins. Nothing is explained
+here: `node.selection` says why, and `node.replay` asks 100,000 series without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from node.errors import RuleError
+from node.preference import Preference
+from node.routing import count_frames, parse_clause, wanted_roles
+from pipelines.errors import ManifestError
+from pipelines.manifest import Manifest
+from storage.model import DecisionCode, Rule, Series
+
+FRAME = "FrameOfReferenceUID"
+
+#: Role -> the series that fit it.
+Fits = Mapping[str, Sequence[Series]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSet:
+    """Series by role, and what becomes of them."""
+
+    #: The role whose series began it.
+    first: str
+    #: Role -> series, the first role's before the others.
+    chosen: Mapping[str, Series]
+    #: Wanted roles that no series plays.
+    missing: tuple[str, ...]
+    #: RUNS, WAITS or HELD.
+    code: DecisionCode
+    #: When the wait for what is missing ends.
+    deadline: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A rule and the pipeline it wants, read once."""
+
+    rule: Rule
+    manifest: Manifest
+    #: In the manifest's order.
+    roles: tuple[str, ...]
+    preference: Preference
+
+
+def want(rule: Rule, manifest: Manifest) -> Wanted:
+    """Read a rule against its pipeline."""
+    return Wanted(
+        rule=rule,
+        manifest=manifest,
+        roles=wanted_roles(rule, manifest),
+        preference=Preference(rule.prefer),
+    )
+
+
+def fitting(wanted: Wanted) -> Callable[[Series], tuple[str, ...]]:
+    """The roles that a series fits, as `node.selection` judges it, in one quick look without reasons."""
+    rule, manifest = wanted.rule, wanted.manifest
+    try:
+        manifest.merge(rule.parameters)
+        asked = {
+            role: tuple(parse_clause(text) for text in (*rule.where, *rule.roles.get(role, ())))
+            for role in wanted.roles
+        }
+    except (ManifestError, RuleError):
+        # Written by another version, or for one: it fits nothing.
+        return lambda _: ()
+    specs = [
+        (role, frozenset(manifest.inputs[role].modality), manifest.inputs[role].min_instances)
+        for role in wanted.roles
+    ]
+
+    def roles_of(series: Series) -> tuple[str, ...]:
+        return tuple(
+            role
+            for role, modalities, fewest in specs
+            if series.modality in modalities
+            and count_frames(series) >= fewest
+            and all(clause.holds(series) for clause in asked[role])
+        )
+
+    return roles_of
+
+
+def find_sets(wanted: Wanted, fits: Fits, *, now: datetime) -> tuple[InputSet, ...]:
+    """The sets that shall run, wait, or are held: one, or with `each` one for every series of the first role."""
+    first = next((role for role in wanted.roles if fits.get(role)), None)
+    if first is None:
+        return ()
+    begun = [_assemble(wanted, fits, first, one, now) for one in fits[first]]
+    if wanted.rule.each or len(begun) == 1:
+        return tuple(begun)
+    return (min(begun, key=lambda one: (len(one.missing), wanted.preference.key(one.chosen[first]))),)
+
+
+def frames_to_share(
+    manifest: Manifest, role: str, chosen: Mapping[str, Series]
+) -> Iterator[tuple[str, Series]]:
+    """The roles and series whose frame of reference a series needs that plays `role`."""
+    for other, series in chosen.items():
+        asked = manifest.inputs[role].same_frame_as, manifest.inputs[other].same_frame_as
+        if asked[0] == other or asked[1] == role:
+            yield other, series
+
+
+def share_frame(series: Series, other: Series) -> bool:
+    """PS3.3 C.7.4.1.1.1: positions of two series compare only where Frame of Reference UID is the same."""
+    mine = frame_of(series)
+    return mine != "" and mine == frame_of(other)
+
+
+def frame_of(series: Series) -> str:
+    """Frame of Reference UID (0020,0052); empty when missing."""
+    return str(series.header.get(FRAME, ("",))[0] or "")
+
+
+def _assemble(wanted: Wanted, fits: Fits, first: str, begin: Series, now: datetime) -> InputSet:
+    chosen = {first: begin}
+    for role in wanted.roles:
+        if role == first:
+            continue
+        taken = {one.series_instance_uid for one in chosen.values()}
+        frames = list(frames_to_share(wanted.manifest, role, chosen))
+        able = [
+            one
+            for one in fits.get(role, ())
+            if one.series_instance_uid not in taken
+            and all(share_frame(one, other) for _, other in frames)
+        ]
+        if able:
+            chosen[role] = wanted.preference.best(able)
+    missing = tuple(role for role in wanted.roles if role not in chosen)
+    last = max(one.last_received_at for one in chosen.values())
+    deadline = last + timedelta(seconds=wanted.rule.wait_s)
+    if missing and now < deadline:
+        code = DecisionCode.WAITS
+    elif all(role in wanted.rule.without for role in missing):
+        code = DecisionCode.RUNS
+    else:
+        code = DecisionCode.HELD
+    return InputSet(first=first, chosen=chosen, missing=missing, code=code, deadline=deadline)
