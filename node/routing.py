@@ -29,12 +29,16 @@ from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
 from storage.model import ClauseVerdict, HeaderValue, Rule, Series
 
-#: Facts that rules may name besides keywords; `storage.index.studies` derives them.
+#: Facts that rules may name besides keywords; `storage.index.facts` derives them.
 FACTS: Mapping[str, str] = {
     "calling_ae": "AE title that sent the series",
     "instances": "instances received",
     "frames": "images received: instances, or the frames of multi-frame ones",
     "slices": "different positions in space; of multi-frame instances, frames",
+    "missing_slices": "places between the first and the last slice, on their regular grid, that have none",
+    "duplicate_positions": "instances at a position that another of the series has",
+    "orientations": "different Image Orientations (Patient)",
+    "frames_of_reference": "different Frames of Reference",
     "slice_gap_mm": "median distance between neighbouring slices along their normal",
     "slice_gap_irregular_mm": "largest minus smallest such distance",
 }

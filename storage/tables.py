@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 
 metadata = MetaData(
     naming_convention={
@@ -117,6 +117,9 @@ series = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("header", JsonValue, nullable=False),
+    #: Derived once, by an evaluation; they hold while `facts_count` is `instance_count` (`storage.index.facts`).
+    Column("facts", JsonValue),
+    Column("facts_count", Integer),
 )
 
 studies = Table(
