@@ -92,9 +92,10 @@ def evaluate(parts: Parts, *, now: datetime) -> datetime | None:
 
 def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | None:
     """Rules -> workitems; when the study must be evaluated again for an input it waits for."""
+    series = studies.series_of(parts.index, study.study_instance_uid)
     selections = selection.route(
         rules.list_rules(parts.index),
-        studies.series_of(parts.index, study.study_instance_uid),
+        series,
         parts.registry.manifests,
         now=now,
     )
@@ -118,6 +119,7 @@ def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | Non
         workitems=list(planned.values()),
         now=now,
         waits_until=waits_until,
+        series=series,
     )
     log.info(
         "study_evaluated",

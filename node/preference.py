@@ -23,7 +23,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from node.errors import RuleError
 from node.routing import FACTS, Clause, as_number, count_frames, parse_clause, show_values, values_of
-from storage.model import ClauseVerdict, Series
+from storage.model import ClauseVerdict, Rule, Series
 
 #: What counts where a rule wishes nothing, and after what it wishes.
 DEFAULT_WISHES = (
@@ -35,7 +35,7 @@ DEFAULT_WISHES = (
 )
 _EXTREME = re.compile(r"^\s*(most|least)\s+([A-Za-z_][A-Za-z0-9_]*)\s*$")
 #: Facts that are text.
-_NO_NUMBERS = frozenset(("calling_ae",))
+_NO_NUMBERS = frozenset(("calling_ae", "plane"))
 #: Value representations that compare as numbers; dates and times do by their digits (PS3.5 Table 6.2-1).
 _NUMERIC_VR = frozenset(
     ("DS", "IS", "FL", "FD", "US", "SS", "UL", "SL", "UV", "SV", "DA", "TM", "DT")
@@ -111,6 +111,20 @@ def count_slices(series: Series) -> int:
     """Slices of a series: its different positions, or the frames of multi-frame instances."""
     slices = series.facts.get("slices")
     return slices if isinstance(slices, int) else count_frames(series)
+
+
+def check_wishes(rule: Rule) -> None:
+    """Refuse a rule that has a wish nobody can read.
+
+    Raises
+    ------
+    RuleError
+    """
+    for text in rule.prefer:
+        try:
+            parse_wish(text)
+        except RuleError as error:
+            raise RuleError(f"Rule {rule.name!r}: {error}") from error
 
 
 class Preference:

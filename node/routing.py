@@ -25,18 +25,24 @@ import re2
 from pydicom.datadict import tag_for_keyword
 
 from node.errors import RuleError
+from node.plane import plane_of
 from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
 from storage.model import ClauseVerdict, HeaderValue, Rule, Series
 
-#: Facts that rules may name besides keywords; `storage.index.studies` derives them.
+#: Facts that rules may name besides keywords; `storage.index.facts` derives them.
 FACTS: Mapping[str, str] = {
     "calling_ae": "AE title that sent the series",
     "instances": "instances received",
     "frames": "images received: instances, or the frames of multi-frame ones",
     "slices": "different positions in space; of multi-frame instances, frames",
+    "missing_slices": "places between the first and the last slice, on their regular grid, that have none",
+    "duplicate_positions": "instances at a position that another of the series has",
+    "orientations": "different Image Orientations (Patient)",
+    "frames_of_reference": "different Frames of Reference",
     "slice_gap_mm": "median distance between neighbouring slices along their normal",
     "slice_gap_irregular_mm": "largest minus smallest such distance",
+    "plane": "axial, coronal, sagittal or oblique, of the first instance or frame",
 }
 
 _CLAUSE = re.compile(
@@ -220,7 +226,10 @@ def judge(text: str, series: Series) -> ClauseVerdict:
 def values_of(keyword: str, series: Series) -> Values:
     """What a series has of a keyword or fact: nothing empty, one entry per value of the attribute."""
     raw: tuple[HeaderValue, ...]
-    raw = (series.facts.get(keyword),) if keyword in FACTS else series.header.get(keyword, ())
+    if keyword == "plane":
+        raw = (plane_of(series.header),)
+    else:
+        raw = (series.facts.get(keyword),) if keyword in FACTS else series.header.get(keyword, ())
     return tuple(value for value in raw if value is not None and value != "")
 
 

@@ -117,6 +117,9 @@ series = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("header", JsonValue, nullable=False),
+    #: Derived once, by an evaluation; they hold while `facts_count` is `instance_count` (`storage.index.facts`).
+    Column("facts", JsonValue),
+    Column("facts_count", Integer),
 )
 
 studies = Table(

@@ -103,7 +103,8 @@ def add(
 
     Operators: `=` `!=`, `~` `!~` (regular expression found anywhere, or not), `<` `<=` `>` `>=` (numbers), `in`
     (one of a list: `Modality in CT, PT`), `exists`, `missing`. Keywords are DICOM's (`Modality`, `SeriesDescription`,
-    `StationName` ...) or `calling_ae`, `instances`, `frames`, `slices`, `slice_gap_mm`, `slice_gap_irregular_mm`.
+    `StationName` ...) or `calling_ae`, `instances`, `frames`, `slices`, `missing_slices`, `duplicate_positions`,
+    `orientations`, `frames_of_reference`, `slice_gap_mm`, `slice_gap_irregular_mm`.
 
     A pipeline may take several inputs (`osteonode pipelines show NAME`), as SPECT and CT. They are looked for in one
     study: of the series that fit an input, the one with most slices counts. A study waits `--wait` (30m when not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -13,8 +13,7 @@ from storage import tables
 from storage.errors import NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
-from storage.index.geometry import Numbers, measure_slices
-from storage.index.instances import to_header
+from storage.index.facts import keep_facts, read_series
 from storage.index.workitem_rows import insert_workitem
 from storage.model import (
     ClauseVerdict,
@@ -98,13 +97,7 @@ def evaluate_again(
 
 
 def series_of(index: Index, study_instance_uid: str) -> tuple[Series, ...]:
-    """The series of a study with the facts rules may name, in the order they began.
-
-    Facts are `calling_ae`, `instances`, `frames` (instances, or the frames of multi-frame ones), `slices`, `own` (1
-    or 0), and for single-frame series with one orientation `slice_gap_mm` (median distance of neighbouring slices
-    along the normal) and `slice_gap_irregular_mm` (largest distance less the smallest, mm); without a known spacing
-    the last two are missing. `slices` are the different positions where instances say theirs, else the frames.
-    """
+    """The series of a study with the facts rules may name (`storage.index.facts`), in the order they began."""
     table = tables.series
     statement = (
         select(table)
@@ -113,7 +106,7 @@ def series_of(index: Index, study_instance_uid: str) -> tuple[Series, ...]:
     )
     with index.read() as connection:
         rows = connection.execute(statement).all()
-        return tuple(_series_from_row(connection, row) for row in rows)
+        return tuple(read_series(connection, row) for row in rows)
 
 
 def record_evaluation(  # noqa: PLR0913 - one transition
@@ -125,6 +118,7 @@ def record_evaluation(  # noqa: PLR0913 - one transition
     workitems: Sequence[Workitem],
     now: datetime,
     waits_until: datetime | None = None,
+    series: Sequence[Series] = (),
 ) -> None:
     """Keep what an evaluation decided, and schedule its workitems.
 
@@ -137,6 +131,8 @@ def record_evaluation(  # noqa: PLR0913 - one transition
         The revision that was looked at; what came after it stays news.
     waits_until
         When the study shall be evaluated again although nothing came; None when it waits for nothing.
+    series
+        What was looked at: their facts are kept with them, so that nobody derives them again.
 
     Raises
     ------
@@ -165,6 +161,7 @@ def record_evaluation(  # noqa: PLR0913 - one transition
             .where(table.c.study_instance_uid == study_instance_uid)
             .where(table.c.revision == revision)
         )
+        keep_facts(connection, series)
         scheduled = sum(insert_workitem(connection, workitem) for workitem in workitems)
         if decisions:
             connection.execute(
@@ -232,60 +229,6 @@ def _require(connection: Connection, study_instance_uid: str) -> None:
 
 def _from_row(row: Row[Any]) -> Study:
     return Study(**row._mapping)
-
-
-def _series_from_row(connection: Connection, row: Row[Any]) -> Series:
-    table = tables.instances
-    rows = connection.execute(
-        select(
-            table.c.header["ImagePositionPatient"],
-            table.c.header["ImageOrientationPatient"],
-            table.c.header["NumberOfFrames"],
-        )
-        .where(table.c.series_instance_uid == row.series_instance_uid)
-        .where(table.c.study_instance_uid == row.study_instance_uid)
-    ).all()
-    return Series(
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid=row.study_instance_uid,
-        modality=row.modality,
-        instance_count=row.instance_count,
-        first_received_at=row.first_received_at,
-        last_received_at=row.last_received_at,
-        header=to_header(row.header),
-        facts=_derive_facts(
-            row,
-            geometries=[(stored[0], stored[1]) for stored in rows],
-            frames=sum(_count_frames(stored[2]) for stored in rows),
-        ),
-        own=row.own,
-    )
-
-
-def _derive_facts(
-    row: Row[Any], *, geometries: Iterable[tuple[Numbers, Numbers]], frames: int
-) -> dict[str, HeaderValue]:
-    facts: dict[str, HeaderValue] = {
-        "calling_ae": row.calling_ae,
-        "instances": row.instance_count,
-        "frames": frames,
-        "slices": frames,
-        "own": int(row.own),
-    }
-    # Of a multi-frame instance the header has the first frame's place at most.
-    measured = measure_slices(geometries) if frames == row.instance_count else None
-    if measured is not None:
-        facts["slices"] = measured.slices
-        if measured.gap_mm is not None:
-            facts["slice_gap_mm"] = measured.gap_mm
-            facts["slice_gap_irregular_mm"] = measured.irregular_mm
-    return facts
-
-
-def _count_frames(stored: Sequence[HeaderValue] | None) -> int:
-    """Number of Frames (0028,0008) of one instance; 1 where it has none, or none that is a number."""
-    first = stored[0] if stored else None
-    return first if isinstance(first, int) and first > 0 else 1
 
 
 def _decision_to_row(
