@@ -103,7 +103,9 @@ def find_sets(wanted: Wanted, fits: Fits, *, now: datetime) -> tuple[InputSet, .
     begun = [_assemble(wanted, fits, first, one, now) for one in fits[first]]
     if wanted.rule.each or len(begun) == 1:
         return tuple(begun)
-    return (min(begun, key=lambda one: (len(one.missing), wanted.preference.key(one.chosen[first]))),)
+    return (
+        min(begun, key=lambda one: (len(one.missing), wanted.preference.key(one.chosen[first]))),
+    )
 
 
 def frames_to_share(

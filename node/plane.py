@@ -24,5 +24,7 @@ def plane_of(header: Header) -> str | None:
     length = sqrt(sum(part * part for part in normal))
     if length == 0:
         return None
-    most, plane = max((abs(part) / length, name) for part, name in zip(normal, _PLANES, strict=True))
+    most, plane = max(
+        (abs(part) / length, name) for part, name in zip(normal, _PLANES, strict=True)
+    )
     return plane if most >= _NEAR else "oblique"

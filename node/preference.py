@@ -22,7 +22,15 @@ from typing import TypeAlias
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from node.errors import RuleError
-from node.routing import FACTS, Clause, as_number, count_frames, parse_clause, show_values, values_of
+from node.routing import (
+    FACTS,
+    Clause,
+    as_number,
+    count_frames,
+    parse_clause,
+    show_values,
+    values_of,
+)
 from storage.model import ClauseVerdict, Rule, Series
 
 #: What counts where a rule wishes nothing, and after what it wishes.

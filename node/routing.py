@@ -252,9 +252,7 @@ def _asks(operator: str, operand: str) -> Callable[[str | int | float], bool]:
             compare, bound = _COMPARE[operator], as_number(operand)
             if bound is None:
                 return lambda _: False
-            return lambda value: (
-                (number := as_number(value)) is not None and compare(number, bound)
-            )
+            return lambda value: (number := as_number(value)) is not None and compare(number, bound)
 
 
 def _items(operand: str) -> list[str]:

@@ -194,6 +194,38 @@ def test_geometry_of_an_enhanced_object_is_its_first_frames() -> None:
     assert header["PixelSpacing"] == (0.5, 0.5)
 
 
+def test_kernel_and_thickness_of_an_enhanced_object_can_be_asked_for() -> None:
+    ds = make_instance()
+    del ds.ImageOrientationPatient, ds.ImagePositionPatient, ds.PixelSpacing, ds.SliceThickness
+    ds.NumberOfFrames = 1
+    shared, reconstruction, measures, exposure = Dataset(), Dataset(), Dataset(), Dataset()
+    reconstruction.ConvolutionKernel, reconstruction.ReconstructionAlgorithm = "Br36f", "ITERATIVE"
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.5], 1.5
+    exposure.KVP = 120
+    shared.CTReconstructionSequence = Sequence([reconstruction])
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.CTXRayDetailsSequence = Sequence([exposure])
+    ds.SharedFunctionalGroupsSequence = Sequence([shared])
+    header = read_header(ExplicitVRLittleEndian, encode(ds)).header
+    assert header["ConvolutionKernel"] == ("Br36f",)
+    assert header["ReconstructionAlgorithm"] == ("ITERATIVE",)
+    assert (header["SliceThickness"], header["KVP"]) == ((1.5,), (120.0,))
+    assert header["ImageType"] == tuple(ds.ImageType)
+
+
+def test_where_an_nm_image_lies_is_what_its_detector_says() -> None:
+    ds = make_instance()
+    del ds.ImageOrientationPatient, ds.ImagePositionPatient
+    ds.NumberOfFrames = 1
+    detector = Dataset()
+    detector.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    detector.ImagePositionPatient = [0, 0, 7]
+    ds.DetectorInformationSequence = Sequence([detector])
+    header = read_header(ExplicitVRLittleEndian, encode(ds)).header
+    assert header["ImageOrientationPatient"] == (1, 0, 0, 0, 0, -1)
+    assert header["ImagePositionPatient"] == (0, 0, 7)
+
+
 def test_our_evidence_is_recognised_by_its_equipment() -> None:
     ds = make_instance()
     ds.SOPClassUID = SegmentationStorage

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from node.errors import RuleError
-from node.routing import check_rule
 from node.preference import count_slices
+from node.routing import check_rule
 from node.selection import Selection, route, select
 from pipelines.manifest import Manifest
 from storage.model import Decision, Rule, Series
@@ -141,7 +141,9 @@ def test_most_slices_win_and_the_loser_says_to_whom() -> None:
 def test_of_as_many_slices_the_first_received_wins() -> None:
     found = chosen([SPECT, series("a", at=5), series("b", at=4)])
     assert inputs(found) == [{"spect": "nm", "ct": "b"}]
-    assert "prefer the first received (seen: 2026-03-01 12:00:05" in decisions(found)["ct", "a"].reason
+    assert (
+        "prefer the first received (seen: 2026-03-01 12:00:05" in decisions(found)["ct", "a"].reason
+    )
 
 
 def test_clauses_of_a_role_are_asked_of_its_series_alone() -> None:
@@ -206,12 +208,19 @@ def test_else_one_set_wins_and_the_other_says_why() -> None:
         ("spect", "nm2"): "outranked",
         ("ct", "ct"): "runs",
     }
-    assert "prefer most slices (seen: 60; series …nm has 100)" in decisions(found)["spect", "nm2"].reason
+    assert (
+        "prefer most slices (seen: 60; series …nm has 100)"
+        in decisions(found)["spect", "nm2"].reason
+    )
     assert decisions(found)["spect", "nm"].clauses[-1].seen == "100; series …nm2 has 60"
 
 
 def test_a_set_with_all_inputs_wins_over_a_better_first_series() -> None:
-    held = [series("nm", "NM", slices=200), series("nm2", "NM", frame="1.8"), series("ct2", frame="1.8")]
+    held = [
+        series("nm", "NM", slices=200),
+        series("nm2", "NM", frame="1.8"),
+        series("ct2", frame="1.8"),
+    ]
     found = chosen(held)
     assert inputs(found) == [{"spect": "nm2", "ct": "ct2"}]
     lost = decisions(found)["spect", "nm"]
