@@ -72,25 +72,23 @@ def fitting(wanted: Wanted) -> Callable[[Series], tuple[str, ...]]:
     try:
         manifest.merge(rule.parameters)
         asked = {
-            role: tuple(parse_clause(text) for text in (*rule.where, *rule.roles.get(role, ())))
+            role: tuple(parse_clause(one).holds for one in (*rule.where, *rule.roles.get(role, ())))
             for role in wanted.roles
         }
     except (ManifestError, RuleError):
         # Written by another version, or for one: it fits nothing.
         return lambda _: ()
-    specs = [
-        (role, frozenset(manifest.inputs[role].modality), manifest.inputs[role].min_instances)
-        for role in wanted.roles
-    ]
+    modalities = {role: frozenset(manifest.inputs[role].modality) for role in wanted.roles}
+
+    def fits(series: Series, role: str) -> bool:
+        return (
+            series.modality in modalities[role]
+            and count_frames(series) >= manifest.inputs[role].min_instances
+            and all(holds(series) for holds in asked[role])
+        )
 
     def roles_of(series: Series) -> tuple[str, ...]:
-        return tuple(
-            role
-            for role, modalities, fewest in specs
-            if series.modality in modalities
-            and count_frames(series) >= fewest
-            and all(clause.holds(series) for clause in asked[role])
-        )
+        return tuple([role for role in wanted.roles if fits(series, role)])
 
     return roles_of
 

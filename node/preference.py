@@ -76,8 +76,8 @@ class Wish:
         if self.keyword == "slices":
             return float(-count_slices(series) if self.most else count_slices(series))
         sign = -1.0 if self.most else 1.0
-        numbers = [sign * n for n in map(as_number, values_of(self.keyword, series)) if _is_good(n)]
-        return min(numbers, default=inf)
+        numbers = [as_number(value) for value in values_of(self.keyword, series)]
+        return min((sign * n for n in numbers if n is not None and not isnan(n)), default=inf)
 
     def show(self, series: Series) -> str:
         """The value it looked at."""
@@ -173,10 +173,6 @@ class Preference:
                 mine, theirs = _end_of(series), "that UID"
         seen = f"{mine}; series {_end_of(other)} has {theirs}"
         return ClauseVerdict(clause=clause, seen=seen, holds=wins)
-
-
-def _is_good(number: float | None) -> bool:
-    return number is not None and not isnan(number)
 
 
 def _end_of(series: Series) -> str:

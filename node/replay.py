@@ -136,10 +136,32 @@ def replay(index: Index, rules: Sequence[Rule], with_: Circumstances) -> tuple[R
     counter = _Counter()
     stream = past.stream_series(index, keywords=keywords_of(plans.values()), since=with_.since)
     found = find_runs(plans, counter.count(stream), now=with_.now)
-    studies = past.count_studies(index, since=with_.since)
-    work = past.runs_since(index, since=with_.since)
-    return tuple(
-        _compare(index, rule, found, with_, (studies, counter.total), work) for rule in rules
+    seen = _Seen(
+        studies=past.count_studies(index, since=with_.since),
+        series=counter.total,
+        found=found,
+        work=past.runs_since(index, since=with_.since),
+        times={one: past.run_times(index, one) for one in pipelines},
+    )
+    return tuple(_compare(rule, seen, with_) for rule in rules)
+
+
+def find_held(
+    index: Index, rules: Sequence[Rule], manifests: Mapping[str, Manifest], *, now: datetime
+) -> dict[str, Found]:
+    """What each rule in force that shares its pipeline with another makes of all studies held, by name."""
+    in_force = [rule for rule in rules if rule.enabled and rule.pipeline in manifests]
+    pipelines = [rule.pipeline for rule in in_force]
+    plans = {
+        rule.name: want(rule, manifests[rule.pipeline])
+        for rule in in_force
+        if pipelines.count(rule.pipeline) > 1
+    }
+    if not plans:
+        return {}
+    past.derive_facts(index)
+    return find_runs(
+        plans, past.stream_series(index, keywords=keywords_of(plans.values())), now=now
     )
 
 
@@ -175,7 +197,22 @@ def keywords_of(plans: Iterable[Wanted]) -> list[str]:
 # -- the parts ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What one pass over the past brought."""
+
+    studies: int
+    series: int
+    #: By plan: `new NAME` and `old NAME`.
+    found: Mapping[str, Found]
+    work: Sequence[past.PastRun]
+    #: Pipeline -> seconds that its last runs took.
+    times: Mapping[str, Sequence[float]]
+
+
 class _Counter:
+    """Counts what goes by."""
+
     def __init__(self) -> None:
         self.total = 0
 
@@ -228,29 +265,25 @@ def _settle(
     )
 
 
-def _compare(  # noqa: PLR0913 - one pass's results
-    index: Index,
-    rule: Rule,
-    found: Mapping[str, Found],
-    with_: Circumstances,
-    seen: tuple[int, int],
-    work: Sequence[past.PastRun],
-) -> Replay:
+def _compare(rule: Rule, seen: _Seen, with_: Circumstances) -> Replay:
+    found = seen.found
     mine = found[f"new {rule.name}"]
     today: set[Run] = set()
     for one in with_.rules:
-        if one.enabled and one.pipeline == rule.pipeline and f"old {one.name}" in found:
+        # Other parameters make another workitem of the same inputs.
+        is_same = one.pipeline == rule.pipeline and dict(one.parameters) == dict(rule.parameters)
+        if one.enabled and is_same and f"old {one.name}" in found:
             today |= found[f"old {one.name}"].runs
     old = found.get(f"old {rule.name}")
     new, gone = mine.runs - today, old.runs - mine.runs if old else frozenset()
-    times = past.run_times(index, rule.pipeline)
+    times = seen.times[rule.pipeline]
     mean = fmean(times) if times else None
     return Replay(
         rule=rule.name,
         pipeline=rule.pipeline,
         since=with_.since,
-        studies=seen[0],
-        series=seen[1],
+        studies=seen.studies,
+        series=seen.series,
         matched_series=len(mine.fitting),
         matched_studies=mine.studies,
         runs=len(mine.runs),
@@ -269,7 +302,7 @@ def _compare(  # noqa: PLR0913 - one pass's results
             hours=len(mine.runs) * mean / 3600,
             new_hours=len(new) * mean / 3600,
         ),
-        queue=None if mean is None else _queue(rule, new, work, mean, with_),
+        queue=None if mean is None else _queue(rule, new, seen.work, mean, with_),
     )
 
 

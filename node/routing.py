@@ -80,13 +80,15 @@ class Clause:
         """Whether it holds when none of the values does what its positive twin asks."""
         return self.operator in _NEGATED
 
-    def accepts(self, value: str | int | float) -> bool:
+    @property
+    def accepts(self) -> Callable[[str | int | float], bool]:
         """Whether one value does what the operator, or its positive twin, asks."""
-        return _asks(_NEGATED.get(self.operator, self.operator), self.operand)(value)
+        return _asks(_NEGATED.get(self.operator, self.operator), self.operand)
 
-    def holds(self, series: Series) -> bool:
+    @property
+    def holds(self) -> Callable[[Series], bool]:
         """Whether it holds for a series."""
-        return any(map(self.accepts, values_of(self.keyword, series))) != self.is_negated
+        return _condition(self)
 
 
 @lru_cache(maxsize=4096)
@@ -234,8 +236,22 @@ def values_of(keyword: str, series: Series) -> Values:
 
 
 @lru_cache(maxsize=4096)
+def _condition(clause: Clause) -> Callable[[Series], bool]:
+    """What a clause asks of a series; made once, for a replay asks it of 100,000."""
+    keyword, accepts, is_negated = clause.keyword, clause.accepts, clause.is_negated
+
+    def holds(series: Series) -> bool:
+        for value in values_of(keyword, series):
+            if accepts(value):
+                return not is_negated
+        return is_negated
+
+    return holds
+
+
+@lru_cache(maxsize=4096)
 def _asks(operator: str, operand: str) -> Callable[[str | int | float], bool]:
-    """What an operator that is not negated asks of one value; made once, for a replay asks it of 100,000 series."""
+    """What an operator that is not negated asks of one value."""
     match operator:
         case "exists":
             return lambda _: True

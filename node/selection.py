@@ -210,7 +210,7 @@ def _praise(
 
 
 def _judge_rank(studied: _Studied, found: InputSet, role: str, loser: Series) -> ClauseVerdict:
-    """Why a series lost to the winner of its role: the wish that decided, or an input that only the winner's run has."""
+    """Why a series lost to the winner of its role: the wish that decided, or inputs that the winner's run has."""
     winner = found.chosen[role]
     verdict = studied.wanted.preference.judge(loser, winner)
     if not verdict.holds:

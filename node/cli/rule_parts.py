@@ -48,6 +48,7 @@ def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> Non
     """
     import re
 
+    from node.preference import check_wishes
     from node.routing import check_rule
     from node.rulefile import NAME
     from pipelines.registry import find_pipelines
@@ -61,6 +62,7 @@ def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> Non
                 f"{rule.name!r} is no name for a rule: letters, digits, `_`, `.` and `-`."
             )
         check_rule(rule, manifests)
+        check_wishes(rule)
         for name in rule.destinations:
             if name not in known:
                 raise RuleError(

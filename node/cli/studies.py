@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from node.cli import explaining
 from node.cli.common import AsJson, Limit, actor, opened, parse_when, pick
 from node.cli.output import (
     cell,
@@ -115,6 +116,9 @@ def show(
         show_json(_as_json(dossier))
     else:
         print_study(dossier)
+
+
+app.command("explain")(explaining.explain)
 
 
 @app.command()

@@ -98,7 +98,11 @@ def stream_series(
                 instance_count=row[3],
                 first_received_at=row[4],
                 last_received_at=row[5],
-                header={name: tuple(values) for name, values in zip(names, row[7:], strict=True) if values},
+                header={
+                    name: tuple(values)
+                    for name, values in zip(names, row[7:], strict=True)
+                    if values
+                },
                 facts=row[6] or {},
             )
 
@@ -150,5 +154,3 @@ def _from_outside(since: datetime | None) -> ColumnElement[bool]:
         return foreign
     recent = select(tables.studies.c.study_instance_uid).where(_came(since))
     return and_(foreign, table.c.study_instance_uid.in_(recent))
-
-
