@@ -5,6 +5,7 @@ What most rules leave alone is written only where it is said:
     report_refusals = true          a report that says why when a run is refused or fails
     wait = '30m'                    how long a study waits for an input that is missing
     without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
+    incomplete = 'run'              what becomes of a series that lacks slices then; not said: it is held
     [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
     'ct' = ['SliceThickness <= 3']
 """
@@ -15,12 +16,12 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from node.errors import RuleError
-from storage.model import WAIT_S, Rule
+from storage.model import HOLD, WAIT_S, Rule
 
 #: Names are typed on command lines and stand in tables.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -47,6 +48,7 @@ class _RuleEntry(BaseModel):
     without: list[str] = Field(default_factory=list)
     roles: dict[str, list[str]] = Field(default_factory=dict)
     report_refusals: bool = False
+    incomplete: Literal["hold", "run"] = "hold"
 
     @field_validator("wait")
     @classmethod
@@ -112,6 +114,8 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             lines.append(f"wait = {_text(format_wait(rule.wait_s))}")
         if rule.without:
             lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
+        if rule.incomplete != HOLD:
+            lines.append(f"incomplete = {_text(rule.incomplete)}")
         if rule.report_refusals:
             lines.append("report_refusals = true")
         if rule.roles:
@@ -168,6 +172,7 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         wait_s=parse_wait(entry.wait) if entry.wait else WAIT_S,
         without=tuple(entry.without),
         report_refusals=entry.report_refusals,
+        incomplete=entry.incomplete,
     )
 
 

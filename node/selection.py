@@ -5,6 +5,8 @@
     joins     each further role gets, of the series in the same frame of reference, the one with most slices
     missing   a set waits until `wait_s` after its last instance came; then it runs without what is missing where the
               rule allows that (`without`), or is held. What comes later is news, and the set is looked at again.
+    lacking   a set waits as long for the slices that a series of it lacks; then it is held, or runs on what there is
+              where the rule says so (`incomplete`), or a person does.
 
 Roles are looked at in the manifest's order; where no series fits the first, the next begins. A pipeline of one role
 thus runs on every series that fits. The clock is a parameter, and a deadline follows from what is stored: a node that
@@ -14,16 +16,18 @@ was killed while a study waited waits for what is left.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from node.routing import count_frames, demands, judge, wanted_roles
 from node.rulefile import format_wait
 from pipelines.manifest import Manifest
-from storage.model import ClauseVerdict, Decision, DecisionCode, Rule, Series
+from storage.model import RUN, ClauseVerdict, Decision, DecisionCode, Rule, Series, VerdictReason
 
 _FRAME = "FrameOfReferenceUID"
 _Verdicts = tuple[ClauseVerdict, ...]
+#: Series Instance UID -> what did not come of it (`node.completeness.lacking`).
+Lacking = Mapping[str, VerdictReason]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,8 @@ class _Studied:
     manifest: Manifest
     wanted: tuple[str, ...]
     fits: Mapping[str, Sequence[_Fit]]
+    lacking: Lacking
+    forced: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +69,43 @@ class _Outcome:
     code: DecisionCode
     missing: tuple[str, ...]
     deadline: datetime
+    #: What its series lack.
+    lacks: tuple[VerdictReason, ...] = ()
 
 
-def route(
+def route(  # noqa: PLR0913 - as `select`
     rules: Iterable[Rule],
     series: Sequence[Series],
     manifests: Mapping[str, Manifest],
     *,
     now: datetime,
+    lacking: Lacking | None = None,
+    forced: bool = False,
 ) -> tuple[Selection, ...]:
     """Every enabled rule on the series of one study that are not our own, most urgent rule first."""
     ordered = sorted((rule for rule in rules if rule.enabled), key=lambda r: (-r.priority, r.name))
     return tuple(
         selection
         for rule in ordered
-        for selection in select(rule, series, manifests.get(rule.pipeline), now=now)
+        for selection in select(
+            rule,
+            series,
+            manifests.get(rule.pipeline),
+            now=now,
+            lacking=lacking,
+            forced=forced,
+        )
     )
 
 
-def select(
-    rule: Rule, series: Sequence[Series], manifest: Manifest | None, *, now: datetime
+def select(  # noqa: PLR0913 - one decision
+    rule: Rule,
+    series: Sequence[Series],
+    manifest: Manifest | None,
+    *,
+    now: datetime,
+    lacking: Lacking | None = None,
+    forced: bool = False,
 ) -> tuple[Selection, ...]:
     """One rule on the series of one study: its sets of inputs, then the series that fit no role.
 
@@ -94,6 +117,10 @@ def select(
         Of the rule's pipeline; None when it is not installed.
     now
         Aware; decides whether a wait is over.
+    lacking
+        What did not come of some series.
+    forced
+        A person asked for it as it is: nothing is waited for, and a series that lacks slices runs.
     """
     foreign = [one for one in series if not one.own]
     if manifest is None:
@@ -101,6 +128,7 @@ def select(
         sets = []
     else:
         studied, unfit = _study(rule, manifest, foreign)
+        studied = replace(studied, lacking=lacking or {}, forced=forced)
         first = next((role for role in studied.wanted if studied.fits[role]), None)
         sets = [_assemble(studied, first, one, now) for one in studied.fits[first]] if first else []
     return (*sets, Selection(rule=rule, decisions=tuple(unfit))) if unfit else tuple(sets)
@@ -132,7 +160,10 @@ def _study(
                 fits[role].append(_Fit(series=one, verdicts=verdicts))
             else:
                 unfit.append(_lost(rule, role, one, verdicts))
-    return _Studied(rule=rule, manifest=manifest, wanted=wanted, fits=fits), unfit
+    studied = _Studied(
+        rule=rule, manifest=manifest, wanted=wanted, fits=fits, lacking={}, forced=False
+    )
+    return studied, unfit
 
 
 # -- one set of inputs ----------------------------------------------------------------------------
@@ -237,13 +268,16 @@ def _settle(studied: _Studied, chosen: Mapping[str, _Fit], now: datetime) -> _Ou
     missing = tuple(role for role in studied.wanted if role not in chosen)
     last = max(fit.series.last_received_at for fit in chosen.values())
     deadline = last + timedelta(seconds=rule.wait_s)
-    if missing and now < deadline:
+    uids = [fit.series.series_instance_uid for fit in chosen.values()]
+    lacks = tuple(studied.lacking[uid] for uid in uids if uid in studied.lacking)
+    may_lack = not lacks or rule.incomplete == RUN or studied.forced
+    if (missing or lacks) and now < deadline and not studied.forced:
         code = DecisionCode.WAITS
-    elif all(role in rule.without for role in missing):
+    elif may_lack and all(role in rule.without for role in missing):
         code = DecisionCode.RUNS
     else:
         code = DecisionCode.HELD
-    return _Outcome(code=code, missing=missing, deadline=deadline)
+    return _Outcome(code=code, missing=missing, deadline=deadline, lacks=lacks)
 
 
 # -- decisions and their reasons ------------------------------------------------------------------
@@ -293,17 +327,18 @@ def _lost(
 
 def _taken(studied: _Studied, role: str, fit: _Fit, outcome: _Outcome) -> Decision:
     rule, missing = studied.rule, outcome.missing
+    lacks = ["the slices that it lacks"] if outcome.lacks else []
     match outcome.code:
         case DecisionCode.WAITS:
-            then = f"waits for {_listed(missing)} until {_clock(outcome.deadline)}"
+            then = f"waits for {_listed([*missing, *lacks])} until {_clock(outcome.deadline)}"
         case DecisionCode.HELD:
-            then = "is held: the rule allows no run without " + _listed(
-                [one for one in missing if one not in rule.without]
-            )
+            forbidden = [one for one in missing if one not in rule.without]
+            then = f"is held: the rule allows no run without {_listed([*forbidden, *lacks])}"
         case _:
-            then = "runs" + (f" without {_listed(missing)}" if missing else "")
+            then = "runs" + (f" without {_listed([*missing, *lacks])}" if missing or lacks else "")
+    said = "".join(f" {one.sentence}" for one in outcome.lacks)
     as_role = f", as {role}" if len(studied.manifest.inputs) > 1 else ""
-    reason = f"Every clause holds{as_role}: {rule.pipeline} {then}."
+    reason = f"Every clause holds{as_role}: {rule.pipeline} {then}.{said}"
     return _decision(
         rule, role, fit.series, code=outcome.code, reason=reason, verdicts=fit.verdicts
     )

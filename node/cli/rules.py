@@ -10,7 +10,7 @@ import typer
 from node.cli import rule_files
 from node.cli.common import AsJson, actor, opened, parse_parameters, read_config
 from node.cli.output import form, row, show_fields, show_json, show_list
-from node.cli.rule_parts import check_rules, parse_roles, parse_time, show_rule
+from node.cli.rule_parts import Incomplete, check_rules, parse_roles, parse_time, show_rule
 from node.cli.studies import find_study, print_decisions
 from storage.model import WAIT_S, Rule, utcnow
 
@@ -33,6 +33,10 @@ _WITHOUT_HELP = (
 )
 _REFUSALS_HELP = (
     "Send a small report that says why, in codes, when a study is refused or its run fails."
+)
+_INCOMPLETE_HELP = (
+    "What becomes of a series that lacks slices when the wait is over: hold it, or run on its longest part without a "
+    "gap, with a notice in the report."
 )
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
@@ -97,6 +101,9 @@ def add(
     report_refusals: Annotated[
         bool, typer.Option("--report-refusals", help=_REFUSALS_HELP)
     ] = False,
+    incomplete: Annotated[
+        Incomplete, typer.Option("--incomplete", help=_INCOMPLETE_HELP)
+    ] = Incomplete.HOLD,
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
 ) -> None:
     """Add a rule.
@@ -109,7 +116,8 @@ def add(
     A pipeline may take several inputs (`osteonode pipelines show NAME`), as SPECT and CT. They are looked for in one
     study: of the series that fit an input, the one with most slices counts. A study waits `--wait` (30m when not
     given) for what is missing, then runs if `--without` names it; else it is held. What comes later starts the run
-    with all inputs. `osteonode rules test` tries a rule on a study that was received.
+    with all inputs. A series that lacks slices is waited for as long, then held, or run with a notice where
+    `--incomplete run` is given. `osteonode rules test` tries a rule on a study that was received.
 
     Examples:
 
@@ -133,6 +141,7 @@ def add(
         wait_s=WAIT_S if wait is None else parse_time(wait),
         without=tuple(without or ()),
         report_refusals=report_refusals,
+        incomplete=incomplete.value,
     )
     with opened(ctx) as index:
         check_rules(ctx, index, [rule])
@@ -180,6 +189,9 @@ def edit(
     report_refusals: Annotated[
         bool | None, typer.Option("--report-refusals/--no-report-refusals", help=_REFUSALS_HELP)
     ] = None,
+    incomplete: Annotated[
+        Incomplete | None, typer.Option("--incomplete", help=_INCOMPLETE_HELP)
+    ] = None,
 ) -> None:
     """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched,
     but for those that wait for an input.
@@ -201,11 +213,12 @@ def edit(
             wait_s=old.wait_s if wait is None else parse_time(wait),
             without=tuple(one for one in without if one != _NOBODY) if without else old.without,
             report_refusals=old.report_refusals if report_refusals is None else report_refusals,
+            incomplete=old.incomplete if incomplete is None else incomplete.value,
         )
         if new == old:
             raise typer.BadParameter(
                 "nothing to change; give --pipeline, --where, --to, --priority, --parameter, --role, --wait, "
-                "--without or --report-refusals."
+                "--without, --incomplete or --report-refusals."
             )
         check_rules(ctx, index, [new])
         changed = rules.edit(index, new, actor=actor())
