@@ -7,13 +7,14 @@ which the fewest clauses would have to change.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from node.pairing import Lacking
 from node.rulefile import format_wait
 from node.selection import Selection, select
 from pipelines.manifest import Manifest
-from storage.model import ClauseVerdict, Decision, DecisionCode, Rule, Series, Workitem
+from storage.model import RUN, ClauseVerdict, Decision, DecisionCode, Rule, Series, Workitem
 
 #: What came of a rule is what came of its luckiest series.
 _BEST = (
@@ -59,13 +60,23 @@ class RuleVerdict:
     workitems: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What a study is looked at with, as an evaluation would."""
+
+    manifests: Mapping[str, Manifest]
+    #: Aware; decides whether a wait is over.
+    now: datetime
+    #: What did not come of some series, and whether a person asked for it as it is (`node.selection.select`).
+    lacking: Lacking = field(default_factory=dict)
+    forced: bool = False
+
+
 def explain(
     rules: Iterable[Rule],
     series: Sequence[Series],
-    manifests: Mapping[str, Manifest],
     workitems: Sequence[Workitem],
-    *,
-    now: datetime,
+    with_: Circumstances,
 ) -> tuple[RuleVerdict, ...]:
     """Every rule, most urgent first, those in force before those that are off.
 
@@ -75,23 +86,22 @@ def explain(
         Of one study; our own are left out.
     workitems
         Of the study.
-    now
-        Aware; decides whether a wait is over.
     """
     ordered = sorted(rules, key=lambda rule: (not rule.enabled, -rule.priority, rule.name))
-    return tuple(
-        _explain(rule, series, manifests.get(rule.pipeline), workitems, now) for rule in ordered
-    )
+    return tuple(_explain(rule, series, workitems, with_) for rule in ordered)
 
 
 def _explain(
-    rule: Rule,
-    series: Sequence[Series],
-    manifest: Manifest | None,
-    workitems: Sequence[Workitem],
-    now: datetime,
+    rule: Rule, series: Sequence[Series], workitems: Sequence[Workitem], with_: Circumstances
 ) -> RuleVerdict:
-    selections = select(rule, series, manifest, now=now)
+    selections = select(
+        rule,
+        series,
+        with_.manifests.get(rule.pipeline),
+        now=with_.now,
+        lacking=with_.lacking,
+        forced=with_.forced,
+    )
     decisions = _nearest([one for each in selections for one in each.decisions])
     verdicts = tuple(_verdict(rule, one, decisions) for one in decisions)
     codes = {one.code for one in decisions}
@@ -149,7 +159,9 @@ def _changes(rule: Rule, decision: Decision, decisions: Sequence[Decision]) -> l
             ]
         case DecisionCode.WAITS | DecisionCode.HELD:
             absent = _roles(decisions, decision.code)
-            return [] if decision.series_instance_uid and absent else [_missing(rule, decision)]
+            if not decision.series_instance_uid:
+                return [_missing(rule, decision)]
+            return [] if absent else [_lacking(rule, decision)]
         case _:
             return []
 
@@ -166,6 +178,15 @@ def _missing(rule: Rule, decision: Decision) -> str:
         then = "runs without it" if role in rule.without else "is held"
         return f"{text}; after {format_wait(rule.wait_s)} it {then}"
     return f"{text}, or the rule to allow a run `--without {role}`"
+
+
+def _lacking(rule: Rule, decision: Decision) -> str:
+    """What a run does whose series lack slices."""
+    text = "the slices that are missing would have to come"
+    if decision.code == DecisionCode.WAITS:
+        then = "runs on what there is" if rule.incomplete == RUN else "is held"
+        return f"{text}; after {format_wait(rule.wait_s)} it {then}"
+    return f"{text}, or the rule to say `--incomplete run`, or `osteonode studies release`"
 
 
 def _least(rule: Rule, code: str, verdicts: Sequence[SeriesVerdict]) -> tuple[str, ...]:

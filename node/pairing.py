@@ -3,8 +3,8 @@
     begins    every series that fits the first wanted role begins a set
     joins     each further role gets, of the series in the same frame of reference, the one that the rule prefers
     wins      of all sets one: the fewest inputs missing, then the first series that the rule prefers; `each` keeps all
-    settles   a set that misses an input waits until `wait_s` after its last instance came; then it runs without what
-              is missing where the rule allows that (`without`), or is held
+    settles   a set that misses an input, or whose series lack slices, waits until `wait_s` after its last instance
+              came; then it runs without them where the rule allows that (`without`, `incomplete`), or is held
 
 Roles are looked at in the manifest's order; where no series fits the first, the next begins. Nothing is explained
 here: `node.selection` says why, and `node.replay` asks 100,000 series without.
@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from node.errors import RuleError
-from node.preference import Preference
+from node.preference import Key, Preference
 from node.routing import count_frames, parse_clause, wanted_roles
 from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
-from storage.model import DecisionCode, Rule, Series
+from storage.model import RUN, DecisionCode, Rule, Series, VerdictReason
 
 FRAME = "FrameOfReferenceUID"
 
+#: Series Instance UID -> what did not come of it (`node.completeness.lacking`).
+Lacking = Mapping[str, VerdictReason]
 #: Role -> the series that fit it.
 Fits = Mapping[str, Sequence[Series]]
 
@@ -43,6 +45,8 @@ class InputSet:
     code: DecisionCode
     #: When the wait for what is missing ends.
     deadline: datetime
+    #: What its series lack.
+    lacks: tuple[VerdictReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,17 +97,30 @@ def fitting(wanted: Wanted) -> Callable[[Series], tuple[str, ...]]:
     return roles_of
 
 
-def find_sets(wanted: Wanted, fits: Fits, *, now: datetime) -> tuple[InputSet, ...]:
-    """The sets that shall run, wait, or are held: one, or with `each` one for every series of the first role."""
+def find_sets(
+    wanted: Wanted,
+    fits: Fits,
+    *,
+    now: datetime,
+    lacking: Lacking | None = None,
+    forced: bool = False,
+) -> tuple[InputSet, ...]:
+    """The sets that shall run, wait, or are held: one, or with `each` one for every series of the first role.
+
+    Parameters
+    ----------
+    lacking
+        What did not come of some series.
+    forced
+        A person asked for it as it is: nothing is waited for, and a series that lacks slices runs.
+    """
     first = next((role for role in wanted.roles if fits.get(role)), None)
     if first is None:
         return ()
-    begun = [_assemble(wanted, fits, first, one, now) for one in fits[first]]
-    if wanted.rule.each or len(begun) == 1:
-        return tuple(begun)
-    return (
-        min(begun, key=lambda one: (len(one.missing), wanted.preference.key(one.chosen[first]))),
-    )
+    begun = [_assemble(wanted, fits, first, one) for one in fits[first]]
+    if not wanted.rule.each and len(begun) > 1:
+        begun = [min(begun, key=lambda chosen: _rank(wanted, first, chosen))]
+    return tuple(_settle(wanted, first, one, now, lacking or {}, forced=forced) for one in begun)
 
 
 def frames_to_share(
@@ -127,7 +144,8 @@ def frame_of(series: Series) -> str:
     return str(series.header.get(FRAME, ("",))[0] or "")
 
 
-def _assemble(wanted: Wanted, fits: Fits, first: str, begin: Series, now: datetime) -> InputSet:
+def _assemble(wanted: Wanted, fits: Fits, first: str, begin: Series) -> dict[str, Series]:
+    """Who plays which role beside the series that begins."""
     chosen = {first: begin}
     for role in wanted.roles:
         if role == first:
@@ -142,13 +160,36 @@ def _assemble(wanted: Wanted, fits: Fits, first: str, begin: Series, now: dateti
         ]
         if able:
             chosen[role] = wanted.preference.best(able)
+    return chosen
+
+
+def _rank(wanted: Wanted, first: str, chosen: Mapping[str, Series]) -> tuple[int, Key]:
+    return -len(chosen), wanted.preference.key(chosen[first])
+
+
+def _settle(  # noqa: PLR0913 - one decision
+    wanted: Wanted,
+    first: str,
+    chosen: Mapping[str, Series],
+    now: datetime,
+    lacking: Lacking,
+    *,
+    forced: bool,
+) -> InputSet:
+    """Whether a set runs, waits or is held."""
+    rule = wanted.rule
     missing = tuple(role for role in wanted.roles if role not in chosen)
     last = max(one.last_received_at for one in chosen.values())
-    deadline = last + timedelta(seconds=wanted.rule.wait_s)
-    if missing and now < deadline:
+    deadline = last + timedelta(seconds=rule.wait_s)
+    uids = [one.series_instance_uid for one in chosen.values()]
+    lacks = tuple(lacking[uid] for uid in uids if uid in lacking)
+    may_lack = not lacks or rule.incomplete == RUN or forced
+    if (missing or lacks) and now < deadline and not forced:
         code = DecisionCode.WAITS
-    elif all(role in wanted.rule.without for role in missing):
+    elif may_lack and all(role in rule.without for role in missing):
         code = DecisionCode.RUNS
     else:
         code = DecisionCode.HELD
-    return InputSet(first=first, chosen=chosen, missing=missing, code=code, deadline=deadline)
+    return InputSet(
+        first=first, chosen=chosen, missing=missing, code=code, deadline=deadline, lacks=lacks
+    )

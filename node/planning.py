@@ -11,7 +11,7 @@ from node.sites import site_parameters
 from pipelines.registry import Registry
 from pipelines.uids import derive_workitem_uid
 from storage.index import Index, findings, instances
-from storage.model import Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
+from storage.model import RUN, Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,7 @@ class Planner:
             state=WorkitemState.SCHEDULED,
             scheduled_at=now,
             report_refusals=rule.report_refusals,
+            allow_gaps=rule.incomplete == RUN or study.forced_at is not None,
             known_findings=findings.known(
                 self.index, study_instance_uid=study.study_instance_uid, pipeline=manifest.name
             ),
@@ -76,4 +77,5 @@ def merge(first: Workitem, second: Workitem) -> Workitem:
         destinations=tuple(dict.fromkeys(first.destinations + second.destinations)),
         priority=max(first.priority, second.priority),
         report_refusals=first.report_refusals or second.report_refusals,
+        allow_gaps=first.allow_gaps or second.allow_gaps,
     )

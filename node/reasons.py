@@ -38,17 +38,18 @@ def taken(
 ) -> Decision:
     """A series that plays `role`: it runs, waits for another, or is held."""
     rule, absent = wanted.rule, found.missing
+    lacks = ["the slices that it lacks"] if found.lacks else []
     match found.code:
         case DecisionCode.WAITS:
-            then = f"waits for {_listed(absent)} until {_clock(found.deadline)}"
+            then = f"waits for {_listed([*absent, *lacks])} until {_clock(found.deadline)}"
         case DecisionCode.HELD:
-            then = "is held: the rule allows no run without " + _listed(
-                [one for one in absent if one not in rule.without]
-            )
+            forbidden = [one for one in absent if one not in rule.without]
+            then = f"is held: the rule allows no run without {_listed([*forbidden, *lacks])}"
         case _:
-            then = "runs" + (f" without {_listed(absent)}" if absent else "")
+            then = "runs" + (f" without {_listed([*absent, *lacks])}" if absent or lacks else "")
+    said = "".join(f" {one.sentence}" for one in found.lacks)
     as_role = f", as {role}" if len(wanted.manifest.inputs) > 1 else ""
-    reason = f"Every clause holds{as_role}: {rule.pipeline} {then}."
+    reason = f"Every clause holds{as_role}: {rule.pipeline} {then}.{said}"
     series = found.chosen[role]
     return _decision(rule, role, series, code=found.code, reason=reason, verdicts=verdicts)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from statistics import fmean
 
+from node.completeness import lacking
 from node.errors import RuleError
 from node.pairing import FRAME, Wanted, find_sets, fitting, want
 from node.preference import DEFAULT_WISHES, Wish, parse_wish
@@ -21,6 +22,8 @@ from pipelines.manifest import Manifest
 from storage.index import Index, past
 from storage.model import DecisionCode, Rule, Series
 
+#: What pairs need, and what tells a stack of slices (`node.completeness.is_apart`).
+_ALWAYS = (FRAME, "ImageType", "SOPClassUID")
 #: Studies named as examples.
 EXAMPLES = 10
 
@@ -182,7 +185,7 @@ def find_runs(
 
 def keywords_of(plans: Iterable[Wanted]) -> list[str]:
     """The attributes that deciding needs: of clauses, of wishes, and the frame of reference of pairs."""
-    named = {FRAME, *(parse_wish(text).keyword for text in DEFAULT_WISHES)}
+    named = {*_ALWAYS, *(parse_wish(text).keyword for text in DEFAULT_WISHES)}
     for plan in plans:
         rule = plan.rule
         for text in (*rule.where, *(one for own in rule.roles.values() for one in own)):
@@ -244,8 +247,9 @@ def _settle(
     open_ = {DecisionCode.WAITS: 0, DecisionCode.HELD: 0}
     fit: set[tuple[str, str]] = set()
     for study, fits in kept.items():
-        fit.update((study, one.series_instance_uid) for held in fits.values() for one in held)
-        for found in find_sets(plan, fits, now=now):
+        held = {one.series_instance_uid: one for them in fits.values() for one in them}
+        fit.update((study, uid) for uid in held)
+        for found in find_sets(plan, fits, now=now, lacking=lacking(held.values(), None)):
             if found.code is not DecisionCode.RUNS:
                 open_[found.code] += 1
                 continue

@@ -28,7 +28,7 @@ from node.errors import RuleError
 from node.plane import plane_of
 from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
-from storage.model import ClauseVerdict, HeaderValue, Rule, Series
+from storage.model import HOLD, RUN, ClauseVerdict, HeaderValue, Rule, Series
 
 #: Facts that rules may name besides keywords; `storage.index.facts` derives them.
 FACTS: Mapping[str, str] = {
@@ -138,6 +138,10 @@ def check_rule(rule: Rule, manifests: Mapping[str, Manifest]) -> None:
         manifest.merge(rule.parameters)
     except ManifestError as error:
         raise RuleError(f"Rule {rule.name!r}: {error}") from error
+    if rule.incomplete not in (HOLD, RUN):
+        raise RuleError(
+            f"Rule {rule.name!r}: `incomplete` is {rule.incomplete!r}; it takes {HOLD!r} or {RUN!r}."
+        )
     _check_roles(rule, manifest)
 
 

@@ -6,6 +6,8 @@
     joins     roles of one run share a frame of reference where the manifest says so (`node.pairing`)
     missing   a run waits until `wait_s` after its last instance came; then it goes without what is missing where the
               rule allows that (`without`), or is held. What comes later is news, and the study is looked at again.
+    lacking   a run waits as long for the slices that a series of it lacks; then it is held, or goes on what there is
+              where the rule says so (`incomplete`), or a person does.
 
 The clock is a parameter, and a deadline follows from what is stored: a node that was killed while a study waited waits
 for what is left.
@@ -21,6 +23,7 @@ from node import reasons
 from node.pairing import (
     FRAME,
     InputSet,
+    Lacking,
     Wanted,
     find_sets,
     frame_of,
@@ -63,24 +66,39 @@ class _Studied:
     fits: Mapping[str, Sequence[_Fit]]
 
 
-def route(
+def route(  # noqa: PLR0913 - as `select`
     rules: Iterable[Rule],
     series: Sequence[Series],
     manifests: Mapping[str, Manifest],
     *,
     now: datetime,
+    lacking: Lacking | None = None,
+    forced: bool = False,
 ) -> tuple[Selection, ...]:
     """Every enabled rule on the series of one study that are not our own, most urgent rule first."""
     ordered = sorted((rule for rule in rules if rule.enabled), key=lambda r: (-r.priority, r.name))
     return tuple(
         selection
         for rule in ordered
-        for selection in select(rule, series, manifests.get(rule.pipeline), now=now)
+        for selection in select(
+            rule,
+            series,
+            manifests.get(rule.pipeline),
+            now=now,
+            lacking=lacking,
+            forced=forced,
+        )
     )
 
 
-def select(
-    rule: Rule, series: Sequence[Series], manifest: Manifest | None, *, now: datetime
+def select(  # noqa: PLR0913 - one decision
+    rule: Rule,
+    series: Sequence[Series],
+    manifest: Manifest | None,
+    *,
+    now: datetime,
+    lacking: Lacking | None = None,
+    forced: bool = False,
 ) -> tuple[Selection, ...]:
     """One rule on the series of one study: its sets of inputs, then the series that fit no role.
 
@@ -92,6 +110,10 @@ def select(
         Of the rule's pipeline; None when it is not installed.
     now
         Aware; decides whether a wait is over.
+    lacking
+        What did not come of some series.
+    forced
+        A person asked for it as it is: nothing is waited for, and a series that lacks slices runs.
     """
     foreign = [one for one in series if not one.own]
     if manifest is None:
@@ -100,7 +122,8 @@ def select(
     else:
         studied, unfit = _study(want(rule, manifest), foreign)
         fits = {role: [fit.series for fit in found] for role, found in studied.fits.items()}
-        sets = [_explain(studied, one) for one in find_sets(studied.wanted, fits, now=now)]
+        found = find_sets(studied.wanted, fits, now=now, lacking=lacking or {}, forced=forced)
+        sets = [_explain(studied, one) for one in found]
     return (*sets, Selection(rule=rule, decisions=tuple(unfit))) if unfit else tuple(sets)
 
 

@@ -57,6 +57,8 @@ class PerformRequest:
     profiles: Mapping[str, Profile] = field(default_factory=lambda: GENERIC)
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: Whether a series that lacks slices is analysed as far as it has no gap, with a notice; else it is refused.
+    allow_gaps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +99,13 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
     timings: dict[str, float] = {}
     parameters = manifest.merge(request.parameters)
     with _timed(timings, "load"):
-        sources = _read_inputs(manifest, request.inputs)
+        sources = _read_inputs(manifest, request.inputs, allow_gaps=request.allow_gaps)
     with _timed(timings, "infer"), pipeline_code(loaded.entry):
         result = loaded.pipeline.run(loaded.model, sources, parameters)
     with _timed(timings, "encode"):
         _check(result, sources)
-        result = replace(result, notices=(*_absences(manifest, sources), *result.notices))
+        gaps = [source.gap for source in sources.values() if source.gap is not None]
+        result = replace(result, notices=(*_absences(manifest, sources), *gaps, *result.notices))
         described = EvidenceRequest(
             workitem_uid=request.workitem_uid,
             manifest=manifest,
@@ -204,7 +207,7 @@ def has_gpu() -> bool:
 
 
 def _read_inputs(
-    manifest: Manifest, inputs: Mapping[str, Sequence[Path]]
+    manifest: Manifest, inputs: Mapping[str, Sequence[Path]], *, allow_gaps: bool
 ) -> dict[str, SourceSeries]:
     for role in inputs:
         if role not in manifest.inputs:
@@ -220,7 +223,7 @@ def _read_inputs(
         )
     for role, spec in manifest.inputs.items():
         if inputs.get(role):
-            sources[role] = read_series(inputs[role])
+            sources[role] = read_series(inputs[role], allow_gaps=allow_gaps)
             _demand_accepted(role, spec, sources[role])
         elif not spec.optional:
             raise InputError(

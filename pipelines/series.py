@@ -22,6 +22,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from pipelines.enhanced import frame_headers, is_enhanced
 from pipelines.errors import InputError
+from pipelines.gaps import longest_run
 from pipelines.geometry import fit_grid
 from pipelines.pixels import frame_values, modality_values
 from pipelines.reconstruction import is_nuclear, place_frames
@@ -51,7 +52,7 @@ _HEADER = (
 )
 
 
-def read_series(files: Sequence[Path]) -> SourceSeries:
+def read_series(files: Sequence[Path], *, allow_gaps: bool = False) -> SourceSeries:
     """Read the images of one series as a volume.
 
     Parameters
@@ -59,6 +60,8 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
     files
         DICOM files of one series, in any order and any transfer syntax that can be decoded: single-frame images, one
         enhanced CT, MR or PET image, or one multi-frame NM image (RECON TOMO).
+    allow_gaps
+        Of single-frame images that lack slices between others, read the longest run without a gap.
 
     Returns
     -------
@@ -84,6 +87,9 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
             code="input-too-few-slices",
         )
     _demand_one_series(datasets)
+    gap = None
+    if allow_gaps:
+        datasets, gap = longest_run(datasets)
     grid = fit_grid(datasets)
     ordered = [datasets[index] for index in grid.order]
     _demand_readable(ordered[0])
@@ -93,7 +99,7 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
         coordinate_system="PATIENT",
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID") or None,
     )
-    return SourceSeries(volume=volume, datasets=tuple(ordered))
+    return SourceSeries(volume=volume, datasets=tuple(ordered), gap=gap)
 
 
 def _read_reconstruction(datasets: Sequence[Dataset]) -> SourceSeries:

@@ -22,6 +22,8 @@ Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 
 #: Seconds that a study waits for a missing input where its rule does not say.
 WAIT_S = 1800
+#: What a rule does with a series that lacks slices.
+HOLD, RUN = "hold", "run"
 
 
 def utcnow() -> datetime:
@@ -83,6 +85,67 @@ class Series:
     own: bool = False
 
 
+class Confidence(StrEnum):
+    """How sure a verdict is."""
+
+    #: Counted, seen in space, or said by a person.
+    CERTAIN = "certain"
+    #: The sender ended its association, and no slice is missing between others.
+    LIKELY = "likely"
+    #: Nothing came for a while: all there is to go by.
+    PRESUMED = "presumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictReason:
+    """One thing that speaks for a study being whole, or against it."""
+
+    #: One of `node.completeness.ReasonCode`.
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a study is whole, how sure that is, and why (`node.completeness`)."""
+
+    whole: bool
+    confidence: Confidence
+    #: Whether it may be evaluated: it is plainly whole, or there is no more to wait for.
+    ready: bool
+    reasons: tuple[VerdictReason, ...]
+    #: When it is looked at again if nothing comes; None when it is ready.
+    look_again_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the sender's archive was asked of a study (C-FIND), and what it answered last."""
+
+    #: The destination.
+    of: str
+    #: When it answered; None when it never did.
+    at: datetime | None = None
+    #: Number of Study Related Series (0020,1206) and Instances (0020,1208); None where the answer has none.
+    series: int | None = None
+    instances: int | None = None
+    #: Series Instance UID -> Number of Series Related Instances (0020,1209), where it was given.
+    by_series: Mapping[str, int] = field(default_factory=dict)
+    #: Questions without an answer since the last one, why, and when it is asked again.
+    attempts: int = 0
+    failure: str = ""
+    again_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A study that a person holds: it is not evaluated until it is released."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """A study and its two counters: there is news while `revision > evaluated_revision`."""
@@ -100,6 +163,20 @@ class Study:
     last_received_at: datetime
     #: A wait for a missing input ends then: the study is evaluated again, with news or without.
     waits_until: datetime | None = None
+    #: When an association that brought some of it was released last, when one was aborted, and how many ended.
+    released_at: datetime | None = None
+    aborted_at: datetime | None = None
+    associations: int = 0
+    #: The revision that was looked at last, whether it was found whole, and when to look again if nothing comes.
+    looked_revision: int = 0
+    verdict: Verdict | None = None
+    look_at: datetime | None = None
+    #: Longest time between two of its instances, s, at that revision; pauses left out.
+    pace_s: float = 0.0
+    asked: Asked | None = None
+    held: Hold | None = None
+    #: When a person asked for it to be evaluated as it is.
+    forced_at: datetime | None = None
 
 
 # -- what shall run -----------------------------------------------------------------------------
@@ -126,6 +203,8 @@ class Rule:
     without: tuple[str, ...] = ()
     #: Whether destinations get a report that says why when the run is refused or fails for good.
     report_refusals: bool = False
+    #: What becomes of a series that lacks slices when the wait is over: `hold`, or `run` on what has no gap.
+    incomplete: str = HOLD
     #: Which of several series that fit is taken, the first wish first: clauses, `most slices`, `least SliceThickness`.
     prefer: tuple[str, ...] = ()
     #: Whether every series that fits the first input begins a run, not only the one preferred.
@@ -247,6 +326,8 @@ class Workitem:
     report_refusals: bool = False
     #: Segment Label -> Tracking UID of the same structure in the patient's last result of this pipeline.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: Whether a series that lacks slices is analysed as far as it has no gap.
+    allow_gaps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,29 @@ studies = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("waits_until", UtcDateTime),
+    # Whether it is whole: what the end of an association says, ...
+    Column("released_at", UtcDateTime),
+    Column("aborted_at", UtcDateTime),
+    Column("associations", Integer, nullable=False, server_default=text("0")),
+    # ... what was found when it was looked at last, ...
+    Column("looked_revision", Integer, nullable=False, server_default=text("0")),
+    Column("look_at", UtcDateTime),
+    Column("pace_s", Double, nullable=False, server_default=text("0")),
+    Column("verdict", JsonValue),
+    # ... what the sender's archive answers, ...
+    Column("asked_of", Text),
+    Column("asked_at", UtcDateTime),
+    Column("ask_again_at", UtcDateTime),
+    Column("ask_attempts", Integer, nullable=False, server_default=text("0")),
+    Column("ask_failure", Text, nullable=False, server_default=text("''")),
+    Column("expected_series", Integer),
+    Column("expected_instances", Integer),
+    Column("expected_by_series", JsonValue),
+    # ... and what a person said.
+    Column("held_at", UtcDateTime),
+    Column("held_by", Text, nullable=False, server_default=text("''")),
+    Column("held_reason", Text, nullable=False, server_default=text("''")),
+    Column("forced_at", UtcDateTime),
     Index(None, "last_received_at"),
     Index(None, "patient_id"),
 )
@@ -170,6 +193,7 @@ rules = Table(
     Column("wait_s", Integer, nullable=False, server_default=text("1800")),
     Column("without", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
+    Column("incomplete", Text, nullable=False, server_default=text("'hold'")),
     Column("prefer", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("each", Boolean, nullable=False, server_default=false()),
 )
@@ -255,6 +279,7 @@ workitems = Table(
     Column("notices", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
     Column("known_findings", JsonValue, nullable=False, server_default=text("'{}'")),
+    Column("allow_gaps", Boolean, nullable=False, server_default=false()),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),

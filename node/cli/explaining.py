@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from node.cli.common import AsJson, opened, read_config
-from node.cli.output import cell, console, local, plain, row, short, show_json
+from node.cli.output import cell, console, local, row, short, show_json
+from node.cli.verdicts import state, sum_up
 from storage.model import ClauseVerdict, DecisionCode, Series, Study, Workitem, utcnow
 
 if TYPE_CHECKING:
-    from node.completeness import Verdict
     from node.explanation import RuleVerdict, SeriesVerdict
 
 _MARKS: Mapping[str, tuple[str, str]] = {
@@ -46,7 +46,6 @@ _NOWHERE = "runs on no series"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
     study: Study
-    whole: Verdict
     series: tuple[Series, ...]
     rules: tuple[RuleVerdict, ...]
     workitems: tuple[Workitem, ...]
@@ -85,31 +84,30 @@ def explain(
 def _ask(ctx: typer.Context, uid: str, name: str | None) -> _Answer:
     from node import completeness
     from node.cli.studies import find_study
+    from node.explanation import Circumstances
     from node.explanation import explain as explain_rules
     from pipelines.registry import find_pipelines
     from storage.index import rules, studies, workitems
 
-    config = read_config(ctx)
-    now = utcnow()
     with opened(ctx) as index:
         study = find_study(index, uid)
         wanted = rules.list_rules(index) if name is None else (rules.get(index, name),)
         series = studies.series_of(index, study.study_instance_uid)
         done = workitems.list_workitems(index, study=study.study_instance_uid, limit=1000)
-    manifests = find_pipelines(config.pipelines.folders).manifests
-    return _Answer(
-        study=study,
-        whole=completeness.assess(study, now=now, quiet_s=config.routing.quiet_s),
-        series=series,
-        rules=explain_rules(wanted, series, manifests, done, now=now),
-        workitems=done,
+    evidence = Circumstances(
+        manifests=find_pipelines(read_config(ctx).pipelines.folders).manifests,
+        lacking=completeness.lacking(series, study.asked),
+        forced=study.forced_at is not None,
+        now=utcnow(),
     )
+    explained = explain_rules(wanted, series, done, evidence)
+    return _Answer(study=study, series=series, rules=explained, workitems=done)
 
 
 def _as_json(answer: _Answer) -> dict[str, object]:
     return {
         **row(answer.study, leave_out=("patient_id",)),
-        "completeness": plain(answer.whole),
+        "state": state(answer.study),
         # Headers name the patient; what rules read of them stands in the clauses.
         "series": [row(one, leave_out=("header",)) for one in answer.series],
         "rules": answer.rules,
@@ -127,8 +125,8 @@ def render(answer: _Answer) -> Iterator[RenderableType]:
     title = Text(f"Study {short(study.study_instance_uid)}", style="bold")
     title.append(f"  {cell('', study.study_description)}, {cell('', study.study_date)}", style="")
     yield title
-    mark, style = ("✓", "green") if answer.whole.whole else ("…", "yellow")
-    yield _marked(mark, style, Text(f"{held}. {cell('', answer.whole.reason)}"))
+    yield Text(f"{held}, {_evaluated(study)}", style="dim")
+    yield from _whole(study)
     if not answer.rules:
         yield Text("There are no rules; `osteonode rules add --help` shows how to make one.")
     known = {one.series_instance_uid: one for one in answer.series}
@@ -136,6 +134,30 @@ def render(answer: _Answer) -> Iterator[RenderableType]:
     for verdict in answer.rules:
         yield Text()
         yield from _rule(verdict, known, done)
+
+
+def _evaluated(study: Study) -> str:
+    if study.evaluated_revision == 0:
+        return "not evaluated yet"
+    if study.evaluated_revision < study.revision:
+        return "evaluated before the last of them came"
+    return "evaluated as they are"
+
+
+def _whole(study: Study) -> Iterator[RenderableType]:
+    """The verdict on its completeness, as it was stored."""
+    if study.held is not None:
+        who = f"Held by {study.held.by} since {local(study.held.at)}"
+        why = f": {cell('', study.held.reason)}" if study.held.reason else ""
+        yield _marked("!", "yellow", Text(f"{who}{why}; `osteonode studies release` ends that"))
+    if study.verdict is None:
+        return
+    mark, style = ("✓", "green") if study.verdict.whole else ("…", "yellow")
+    again = study.verdict.look_again_at
+    until = f"; looked at again {local(again)}" if again is not None else ""
+    yield _marked(mark, style, Text(f"{sum_up(study.verdict).capitalize()}{until}"))
+    for reason in study.verdict.reasons:
+        yield _indented(Text(cell("", reason.sentence), style="dim"), 2)
 
 
 def _rule(

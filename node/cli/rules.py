@@ -10,7 +10,7 @@ import typer
 from node.cli import rule_files, rule_history, rule_trials
 from node.cli.common import AsJson, actor, opened, parse_parameters
 from node.cli.output import form, row, show_fields, show_json, show_list
-from node.cli.rule_parts import check_rules, parse_roles, parse_time, show_rule
+from node.cli.rule_parts import Incomplete, check_rules, parse_roles, parse_time, show_rule
 from node.cli.rule_trials import Yes, confirm
 from storage.errors import ChangeRefused
 from storage.model import WAIT_S, Rule
@@ -39,6 +39,10 @@ _PREFER_HELP = (
 _EACH_HELP = "Run on every series that fits the first input, not only on the one preferred."
 _REFUSALS_HELP = (
     "Send a small report that says why, in codes, when a study is refused or its run fails."
+)
+_INCOMPLETE_HELP = (
+    "What becomes of a series that lacks slices when the wait is over: hold it, or run on its longest part without a "
+    "gap, with a notice in the report."
 )
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
@@ -103,6 +107,9 @@ def add(
     report_refusals: Annotated[
         bool, typer.Option("--report-refusals", help=_REFUSALS_HELP)
     ] = False,
+    incomplete: Annotated[
+        Incomplete, typer.Option("--incomplete", help=_INCOMPLETE_HELP)
+    ] = Incomplete.HOLD,
     prefer: Annotated[
         list[str] | None, typer.Option("--prefer", metavar="WISH", help=_PREFER_HELP)
     ] = None,
@@ -123,7 +130,9 @@ def add(
     A pipeline may take several inputs (`osteonode pipelines show NAME`), as SPECT and CT. They are looked for in one
     study, one series for each. A study waits `--wait` (30m when not
     given) for what is missing, then runs if `--without` names it; else it is held. What comes later starts the run
-    with all inputs. `osteonode rules test` tries rules on what was received, `osteonode rules check` looks for faults.
+    with all inputs. A series that lacks slices is waited for as long, then held, or run with a notice where
+    `--incomplete run` is given. `osteonode rules test` tries rules on what was received, `osteonode rules check` looks
+    for faults.
 
     Examples:
 
@@ -150,6 +159,7 @@ def add(
         wait_s=WAIT_S if wait is None else parse_time(wait),
         without=tuple(without or ()),
         report_refusals=report_refusals,
+        incomplete=incomplete.value,
         prefer=tuple(prefer or ()),
         each=each,
     )
@@ -202,6 +212,9 @@ def edit(
     report_refusals: Annotated[
         bool | None, typer.Option("--report-refusals/--no-report-refusals", help=_REFUSALS_HELP)
     ] = None,
+    incomplete: Annotated[
+        Incomplete | None, typer.Option("--incomplete", help=_INCOMPLETE_HELP)
+    ] = None,
     prefer: Annotated[
         list[str] | None,
         typer.Option(
@@ -232,13 +245,14 @@ def edit(
             wait_s=old.wait_s if wait is None else parse_time(wait),
             without=tuple(one for one in without if one != _NOBODY) if without else old.without,
             report_refusals=old.report_refusals if report_refusals is None else report_refusals,
+            incomplete=old.incomplete if incomplete is None else incomplete.value,
             prefer=tuple(one for one in prefer if one != _NOBODY) if prefer else old.prefer,
             each=old.each if each is None else each,
         )
         if new == old:
             raise typer.BadParameter(
                 "nothing to change; give --pipeline, --where, --to, --priority, --parameter, --role, --wait, "
-                "--without, --report-refusals, --prefer or --each."
+                "--without, --incomplete, --report-refusals, --prefer or --each."
             )
         check_rules(ctx, index, [new])
         confirm(ctx, index, new, yes=yes)

@@ -2,6 +2,7 @@
 
 Kinds written by the index: `instance-conflict`, `study-evaluated`, `workitem-completed`, `workitem-attempt-failed`,
 `workitem-failed`, `workitem-released`, `workitem-canceled`, `workitem-retried`, `delivery-sent`, `delivery-committed`,
+`study-held`, `study-released`,
 `delivery-failed`, `delivery-retried`, `rule-added`, `rule-edited`, `rule-enabled`, `rule-disabled`, `rule-removed`,
 `destination-added`, `destination-removed`.
 """

@@ -13,7 +13,7 @@ from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.values import insert_or_ignore
-from storage.model import WAIT_S, Event, Rule, RuleChange, utcnow
+from storage.model import HOLD, WAIT_S, Event, Rule, RuleChange, utcnow
 
 _table = tables.rules
 
@@ -248,6 +248,7 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "wait_s": rule.wait_s,
         "without": list(rule.without),
         "report_refusals": rule.report_refusals,
+        "incomplete": rule.incomplete,
         "prefer": list(rule.prefer),
         "each": rule.each,
     }
@@ -268,6 +269,7 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         wait_s=stored.get("wait_s", WAIT_S),
         without=tuple(stored.get("without", ())),
         report_refusals=stored.get("report_refusals", False),
+        incomplete=stored.get("incomplete", HOLD),
         prefer=tuple(stored.get("prefer", ())),
         # Before there was a choice, every series that fitted ran.
         each=stored.get("each", True),

@@ -14,6 +14,7 @@ from storage.errors import NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.facts import keep_facts, read_series
+from storage.index.study_rows import study_values, verdict_to_row
 from storage.index.workitem_rows import insert_workitem
 from storage.model import (
     ClauseVerdict,
@@ -23,6 +24,7 @@ from storage.model import (
     HeaderValue,
     Series,
     Study,
+    Verdict,
     Workitem,
     utcnow,
 )
@@ -53,7 +55,10 @@ def get(index: Index, study_instance_uid: str) -> Study:
 
 
 def to_evaluate(index: Index) -> tuple[Study, ...]:
-    """Studies whose revision is not evaluated yet or that wait for an input, those quiet longest first."""
+    """Studies whose revision is not evaluated yet or that wait for an input, those quiet longest first.
+
+    Those that a person holds are left out.
+    """
     table = tables.studies
     has_news = table.c.revision > table.c.evaluated_revision
     waits = table.c.waits_until.is_not(None)
@@ -62,7 +67,9 @@ def to_evaluate(index: Index) -> tuple[Study, ...]:
         found = {
             row.study_instance_uid: _from_row(row)
             for condition in (has_news, waits)
-            for row in connection.execute(select(table).where(condition))
+            for row in connection.execute(
+                select(table).where(condition).where(table.c.held_at.is_(None))
+            )
         }
     return tuple(sorted(found.values(), key=lambda study: study.last_received_at))
 
@@ -119,6 +126,8 @@ def record_evaluation(  # noqa: PLR0913 - one transition
     now: datetime,
     waits_until: datetime | None = None,
     series: Sequence[Series] = (),
+    verdict: Verdict | None = None,
+    forced_at: datetime | None = None,
 ) -> None:
     """Keep what an evaluation decided, and schedule its workitems.
 
@@ -133,6 +142,10 @@ def record_evaluation(  # noqa: PLR0913 - one transition
         When the study shall be evaluated again although nothing came; None when it waits for nothing.
     series
         What was looked at: their facts are kept with them, so that nobody derives them again.
+    verdict
+        Whether it was whole; None leaves what was found before.
+    forced_at
+        As the study had it when it was read: of one that was released, or held, since then nothing is recorded.
 
     Raises
     ------
@@ -150,7 +163,14 @@ def record_evaluation(  # noqa: PLR0913 - one transition
                     and_(study.c.evaluated_revision == revision, study.c.waits_until <= now),
                 )
             )
-            .values(evaluated_revision=revision, waits_until=waits_until)
+            .where(study.c.held_at.is_(None), study.c.forced_at.is_not_distinct_from(forced_at))
+            .values(
+                evaluated_revision=revision,
+                waits_until=waits_until,
+                look_at=None,
+                forced_at=None,
+                **({} if verdict is None else {"verdict": verdict_to_row(verdict)}),
+            )
         ).rowcount
         if not advanced:
             _require(connection, study_instance_uid)
@@ -228,7 +248,7 @@ def _require(connection: Connection, study_instance_uid: str) -> None:
 
 
 def _from_row(row: Row[Any]) -> Study:
-    return Study(**row._mapping)
+    return Study(**study_values(row))
 
 
 def _decision_to_row(

@@ -34,6 +34,7 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "notices": (),
         "report_refusals": workitem.report_refusals,
         "known_findings": dict(workitem.known_findings),
+        "allow_gaps": workitem.allow_gaps,
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
