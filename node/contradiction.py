@@ -22,6 +22,7 @@ from node.routing import FACTS, Clause, as_number
 from pipelines.manifest import InputSpec
 
 _FRACTIONS = frozenset(("slice_gap_mm", "slice_gap_irregular_mm"))
+_NUMERIC_VR = frozenset(("DS", "IS", "FL", "FD", "US", "SS", "UL", "SL", "UV", "SV"))
 _WHOLE_VR = frozenset(("IS", "US", "SS", "UL", "SL", "UV", "SV"))
 
 
@@ -77,9 +78,11 @@ def _values_of(listed: Clause) -> list[str]:
 
 
 def _can_be(value: str, asked: Sequence[Clause], ruled_out: Sequence[Clause]) -> bool:
-    """Whether a value, as text or as the number that a header may have, meets all."""
+    """Whether a value, as a header may have it, meets all."""
     number = as_number(value)
-    forms: list[str | float] = [value] if number is None else [value, number]
+    forms: list[str | float] = [value] if number is None else [number]
+    if number is not None and not _is_number(asked[0].keyword):
+        forms.append(value)
     return any(
         all(one.accepts(form) for one in asked) and not any(one.accepts(form) for one in ruled_out)
         for form in forms
@@ -108,6 +111,12 @@ def _is_empty(keyword: str, asked: Sequence[Clause]) -> bool:
 def _has_one_value(keyword: str) -> bool:
     tag = tag_for_keyword(keyword)
     return keyword in FACTS or (tag is not None and dictionary_VM(tag) == "1")
+
+
+def _is_number(keyword: str) -> bool:
+    """Whether headers have it as a number wherever it is one."""
+    tag = tag_for_keyword(keyword)
+    return tag is not None and dictionary_VR(tag) in _NUMERIC_VR
 
 
 def _is_whole(keyword: str) -> bool:

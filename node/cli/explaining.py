@@ -197,7 +197,7 @@ def _said(verdict: RuleVerdict, known: Mapping[str, Series]) -> str:
             what = "cannot run: its pipeline is not installed"
         case _:
             what = f"runs on {takes} of {foreign} series"
-    off = "" if verdict.enabled else "Switched off. If it were on, it: "
+    off = "" if verdict.enabled else "off; if it were on, it "
     return f"{off}{what} (version {verdict.version}, priority {verdict.priority})"
 
 

@@ -130,4 +130,5 @@ def _show(problems: Sequence[Problem], count: int) -> None:
     if problems:
         console().print(grid)
     bad = sum(one.level != "note" for one in problems)
-    print(f"{count} rules: {'nothing is wrong' if not bad else f'{bad} problems'}.")
+    found = "nothing is wrong" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
+    print(f"{count} rule{'' if count == 1 else 's'}: {found}.")

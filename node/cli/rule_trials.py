@@ -144,15 +144,15 @@ def show_replay(one: Replay, since: str) -> None:
         print("  No study came in that time: there is nothing to try it on.")
         return
     fields: dict[str, object] = {
-        "held": f"{one.studies:,} studies, {one.series:,} series",
-        "would run": f"{_times(one.runs)}, in {one.matched_studies:,} studies ({one.matched_series:,} series fit)",
+        "held": f"{_studies(one.studies)}, {one.series:,} series",
+        "would run": f"{_times(one.runs)}, in {_studies(one.matched_studies)} ({one.matched_series:,} series fit)",
         "new": _new(one),
     }
     if one.waiting or one.held:
         fields["no run"] = f"{one.waiting:,} wait for an input, {one.held:,} are held for one"
     if one.gone_runs is not None:
         gone = f"{_times(one.gone_runs)} that the rule makes as it is stored"
-        fields["no longer"] = gone + _such_as(one.gone_examples)
+        fields["no longer"] = gone + _such_as(one.gone_examples) if one.gone_runs else "nothing"
     fields["compute"] = _cost(one)
     if one.queue is not None:
         fields["queue"] = _queue(one)
@@ -163,7 +163,7 @@ def _new(one: Replay) -> str:
     if not one.new_runs:
         return "nothing: rules in force make all of them today"
     return (
-        f"{_times(one.new_runs)} that no rule in force makes today, in {one.new_studies:,} studies"
+        f"{_times(one.new_runs)} that no rule in force makes today, in {_studies(one.new_studies)}"
         + _such_as(one.new_examples)
     )
 
@@ -205,6 +205,10 @@ def _hours(hours: float) -> str:
 
 def _times(runs: int) -> str:
     return "1 run" if runs == 1 else f"{runs:,} runs"
+
+
+def _studies(count: int) -> str:
+    return "1 study" if count == 1 else f"{count:,} studies"
 
 
 def _such_as(studies: Sequence[str]) -> str:

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from received import series
 
 from node.errors import RuleError
 from node.plane import plane_of
 from node.preference import Preference, check_wishes, parse_wish
 from storage.model import Rule, Series
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ORIGINAL = ("ORIGINAL", "PRIMARY", "AXIAL")
 REFORMAT = ("DERIVED", "SECONDARY", "REFORMATTED")
-
-
-def series(
-    name: str, *, slices: int | None = 100, at: float = 0, **header: tuple[object, ...]
-) -> Series:
-    moment = NOON + timedelta(seconds=at)
-    return Series(
-        series_instance_uid=name,
-        study_instance_uid="1.2",
-        modality="CT",
-        instance_count=slices or 1,
-        first_received_at=moment,
-        last_received_at=moment,
-        header={"ImageType": ORIGINAL, **header},  # type: ignore[dict-item]
-        facts={} if slices is None else {"slices": slices, "frames": slices},
-    )
 
 
 def best(*held: Series, wishes: tuple[str, ...] = ()) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,25 +23,30 @@ SCALAR = st.one_of(
     st.booleans(),
     st.floats(allow_nan=False, allow_infinity=False),
 )
+FIELDS = dict(
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
+    pipeline=TEXT,
+    where=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
+    destinations=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
+    priority=st.integers(0, 100),
+    enabled=st.booleans(),
+    parameters=st.dictionaries(TEXT, SCALAR, max_size=3),
+    roles=st.dictionaries(TEXT, st.lists(TEXT, max_size=3).map(tuple), max_size=3),
+    wait_s=st.one_of(st.integers(0, LONGEST_WAIT_S), st.sampled_from([0, 1800, 86400])),
+    without=st.lists(TEXT, max_size=3).map(tuple),
+    incomplete=st.sampled_from(["hold", "run"]),
+    report_refusals=st.booleans(),
+    prefer=st.lists(TEXT, max_size=3).map(tuple),
+    each=st.booleans(),
+)
 RULES = st.lists(
-    st.builds(
-        Rule,
-        name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
-        pipeline=TEXT,
-        where=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
-        destinations=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
-        priority=st.integers(0, 100),
-        enabled=st.booleans(),
-        parameters=st.dictionaries(TEXT, SCALAR, max_size=3),
-        roles=st.dictionaries(TEXT, st.lists(TEXT, max_size=3).map(tuple), max_size=3),
-        wait_s=st.one_of(st.integers(0, LONGEST_WAIT_S), st.sampled_from([0, 1800, 86400])),
-        without=st.lists(TEXT, max_size=3).map(tuple),
-        incomplete=st.sampled_from(["hold", "run"]),
-        version=st.just(1),
-    ),
-    max_size=4,
-    unique_by=lambda rule: rule.name,
-).filter(bool)
+    st.builds(Rule, **FIELDS), min_size=1, max_size=4, unique_by=lambda rule: rule.name
+)
+
+
+def test_every_field_of_a_rule_goes_there_and_back() -> None:
+    """Whoever adds a field adds it above."""
+    assert {one.name for one in fields(Rule)} - {"version"} == set(FIELDS)
 
 
 @given(RULES)
@@ -104,6 +111,16 @@ without = ['ct']
     'ConvolutionKernel ~ ^B',
 ]
 """
+    )
+    assert parse_rules(text, source="x") == (rule,)
+
+
+def test_wishes_stand_in_their_order() -> None:
+    wishes = ("ConvolutionKernel ~ (?i)^b", "most slices")
+    rule = Rule(name="a", pipeline="p", where=("x",), destinations=("X",), prefer=wishes, each=True)
+    text = dump_rules([rule])
+    assert text.endswith(
+        "prefer = [\n    'ConvolutionKernel ~ (?i)^b',\n    'most slices',\n]\neach = true\n"
     )
     assert parse_rules(text, source="x") == (rule,)
 
