@@ -44,7 +44,9 @@ _NOWHERE = "runs on no series"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
+class Answer:
+    """What is said of a study."""
+
     study: Study
     series: tuple[Series, ...]
     rules: tuple[RuleVerdict, ...]
@@ -81,7 +83,7 @@ def explain(
         out.print(part)
 
 
-def _ask(ctx: typer.Context, uid: str, name: str | None) -> _Answer:
+def _ask(ctx: typer.Context, uid: str, name: str | None) -> Answer:
     from node import completeness
     from node.cli.studies import find_study
     from node.explanation import Circumstances
@@ -101,10 +103,10 @@ def _ask(ctx: typer.Context, uid: str, name: str | None) -> _Answer:
         now=utcnow(),
     )
     explained = explain_rules(wanted, series, done, evidence)
-    return _Answer(study=study, series=series, rules=explained, workitems=done)
+    return Answer(study=study, series=series, rules=explained, workitems=done)
 
 
-def _as_json(answer: _Answer) -> dict[str, object]:
+def _as_json(answer: Answer) -> dict[str, object]:
     return {
         **row(answer.study, leave_out=("patient_id",)),
         "state": state(answer.study),
@@ -118,7 +120,7 @@ def _as_json(answer: _Answer) -> dict[str, object]:
 # -- for people -----------------------------------------------------------------------------------
 
 
-def render(answer: _Answer) -> Iterator[RenderableType]:
+def render(answer: Answer) -> Iterator[RenderableType]:
     """The study, then a block for each rule."""
     study = answer.study
     held = f"{study.instance_count} instances in {study.series_count} series"

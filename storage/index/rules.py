@@ -109,7 +109,8 @@ def restore(
                 return current
             return _replace(connection, old, "rolled-back", actor, now)
         restored = replace(old, version=_next_version(connection, name))
-        connection.execute(insert(_table), _to_row(restored))
+        if not insert_or_ignore(connection, _table, _to_row(restored)):
+            raise ChangeRefused(f"Rule {name} was made again meanwhile.")
         _record(connection, _change(restored, "rolled-back", actor, now))
         return restored
 
