@@ -41,8 +41,8 @@ def due(index: Index, config: Config, *, now: datetime) -> dict[str, list[Questi
     return found
 
 
-def ask(index: Index, config: Config, questions: Sequence[Question]) -> int:
-    """Ask one destination; how many answers it gave. After one that it owes the others are put off as well."""
+def ask(index: Index, config: Config, questions: Sequence[Question]) -> None:
+    """Ask one destination, and keep its answers. After one that it owes the others are put off as well."""
     for number, question in enumerate(questions):
         try:
             answer = _ask(index, config, question)
@@ -55,9 +55,8 @@ def ask(index: Index, config: Config, questions: Sequence[Question]) -> int:
                 studies=len(questions) - number,
                 reason=str(error),
             )
-            return number
+            return
         _keep(index, question, answer)
-    return len(questions)
 
 
 def _ask(index: Index, config: Config, question: Question) -> Asked:

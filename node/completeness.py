@@ -66,6 +66,8 @@ class ReasonCode(StrEnum):
     #: The archive has less: it is not done itself.
     COUNTS_DIFFER = "counts-differ"
     HEADER_AGREES = "header-agrees"
+    #: Its archive is to be asked and has neither answered nor failed to: a release alone is not enough.
+    NOT_ASKED_YET = "not-asked-yet"
     NO_ANSWER = "no-answer"
     GEOMETRY_WHOLE = "geometry-whole"
     GEOMETRY_UNKNOWN = "geometry-unknown"
@@ -121,7 +123,7 @@ def assess(seen: Seen, *, now: datetime, settings: RoutingSection) -> Verdict:
         Aware. With the same evidence a later clock makes no verdict less ready.
     """
     study, last = seen.study, seen.study.last_received_at
-    counts, geometry = tuple(_judge_counts(seen)), tuple(_judge_geometry(seen))
+    counts, geometry = tuple(_judge_counts(seen, settings)), tuple(_judge_geometry(seen))
     association = _judge_association(seen, settings)
     inputs = _judge_inputs(seen.wanted)
     patience = PACES * seen.pace_s
@@ -157,7 +159,7 @@ def _weigh(known: Collection[str], settings: RoutingSection) -> tuple[Confidence
     confidence = Confidence.PRESUMED
     differs = bool({ReasonCode.COUNTS_SHORT, ReasonCode.COUNTS_DIFFER} & set(known))
     if ReasonCode.GEOMETRY_WHOLE in known and not differs:
-        if ReasonCode.RELEASED in known:
+        if ReasonCode.RELEASED in known and ReasonCode.NOT_ASKED_YET not in known:
             quiet_s.append(settings.released_quiet_s)
             confidence = Confidence.LIKELY
         if ReasonCode.HEADER_AGREES in known:
@@ -229,17 +231,20 @@ def _judge_association(seen: Seen, settings: RoutingSection) -> VerdictReason | 
     return VerdictReason(code=ReasonCode.RELEASED, sentence=sentence)
 
 
-def _judge_counts(seen: Seen) -> Iterator[VerdictReason]:
+def _judge_counts(seen: Seen, settings: RoutingSection) -> Iterator[VerdictReason]:
     """What the archive answered since the last instance, or else what the header says."""
     asked, study = seen.study.asked, seen.study
     held = [one for one in seen.series if not one.own]
     if asked is not None and asked.at is not None and asked.at >= study.last_received_at:
         yield from _compare_answer(asked, held)
         return
-    if asked is not None and asked.failure:
-        yield VerdictReason(
-            code=ReasonCode.NO_ANSWER, sentence=f"{asked.of} does not say: {asked.failure}"
-        )
+    archives = {settings.ask.get(str(one.facts.get("calling_ae"))) for one in held} - {None}
+    if asked is not None and asked.again_at is not None and asked.again_at > study.last_received_at:
+        sentence = f"{asked.of} does not say how much it has: {asked.failure}"
+        yield VerdictReason(code=ReasonCode.NO_ANSWER, sentence=sentence)
+    elif archives:
+        sentence = f"{' and '.join(sorted(map(str, archives)))} did not say yet how much it has."
+        yield VerdictReason(code=ReasonCode.NOT_ASKED_YET, sentence=sentence)
     said, there = _header_counts(seen.wanted, held)
     if said is not None:
         code = ReasonCode.HEADER_AGREES if said == there else ReasonCode.COUNTS_SHORT

@@ -32,10 +32,9 @@ class Look:
 
 def due(study: Study, *, now: datetime, settings: RoutingSection) -> datetime | None:
     """When a study is to be looked at; None when that is now."""
-    if study.forced_at is None and study.revision == study.evaluated_revision:
-        at = study.waits_until or now
-    else:
-        at = max(filter(None, (completeness.first_look(study, settings), study.look_at)))
+    has_news = study.revision > study.evaluated_revision or study.forced_at is not None
+    first = completeness.first_look(study, settings) if has_news else study.waits_until
+    at = max(filter(None, (first, study.look_at)), default=now)
     return at if at > now else None
 
 

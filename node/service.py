@@ -220,8 +220,8 @@ class Service:
 
     def _ask_one(self, destination: str, questions: Sequence[Question]) -> None:
         try:
-            if asking.ask(self._index, self._config, questions):
-                self._evaluating.wake()
+            asking.ask(self._index, self._config, questions)
+            self._evaluating.wake()
         except Exception:
             log.exception("step_failed", loop="ask", destination=destination)
         finally:

@@ -10,31 +10,29 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom import Dataset
 
-from pipelines.geometry import SAME_PLACE_MM, Vectors, decimals
+from pipelines.geometry import Vectors, decimals
 from pipelines.result import Notice
 
 #: Usual gaps up to which the next is no gap in the series.
 _GAP = 1.5
+#: Share of a step by which a gap may differ from a whole number of steps.
+_TOLERANCE = 0.25
 
 
-def longest_run(datasets: Sequence[Dataset]) -> tuple[list[Dataset], Notice | None]:
+def longest_run(datasets: Sequence[Dataset]) -> tuple[list[Dataset], Notice] | None:
     """The longest run of slices that follow each other; of two as long, the first along the normal.
 
     Parameters
     ----------
     datasets
-        At least two single-frame images of one series, in any order.
+        Single-frame images of one series in any order, which `pipelines.geometry.fit_grid` refuses for their distances
+        and for nothing else.
 
     Returns
     -------
     datasets, notice
-        By position along the normal, and `slices-missing`; all as they were given, and None, where nothing is missing
-        or where they are no stack of slices (`pipelines.geometry.fit_grid` says why).
-
-    Raises
-    ------
-    InputError
-        `input-no-geometry`, naming the instance.
+        By position along the normal, and `slices-missing`. None where their distances are no whole numbers of a step,
+        or more slices would be missing than there are: that is another grid, or none.
     """
     orientation = decimals(datasets[0], "ImageOrientationPatient", 6)
     normal = np.cross(orientation[:3], orientation[3:])
@@ -42,33 +40,29 @@ def longest_run(datasets: Sequence[Dataset]) -> tuple[list[Dataset], Notice | No
     order = np.argsort(along, kind="stable")
     along = along[order]
     gaps = np.diff(along)
-    if gaps.min() < SAME_PLACE_MM:
-        return list(datasets), None
     step = _usual(gaps)
-    ends = np.flatnonzero(gaps > _GAP * step)
-    if not ends.size:
-        return list(datasets), None
+    steps = np.rint(gaps / step)
+    missing = int((steps - 1).sum())
+    if np.abs(gaps / step - steps).max() > _TOLERANCE or not 0 < missing <= len(along):
+        return None
+    ends = np.flatnonzero(steps > 1)
     starts = np.concatenate([[0], ends + 1])
     lengths = np.diff(np.concatenate([starts, [len(along)]]))
     longest = int(lengths.argmax())
     first, count = int(starts[longest]), int(lengths[longest])
     chosen = [datasets[int(index)] for index in order[first : first + count]]
-    return chosen, _notice(along, gaps[ends], step, first=first, count=count)
+    covered = float(along[first + count - 1] - along[first] + step)
+    notice = Notice(
+        code="slices-missing",
+        message=(
+            f"{missing} slice(s) did not come, in {len(ends)} gap(s). Analysed is the longest run without a gap: "
+            f"{count} of {len(along)} slices, {covered:.1f} mm of the {along[-1] - along[0] + step:.1f} mm that the "
+            "series spans. What lies beyond is in no number."
+        ),
+    )
+    return chosen, notice
 
 
 def _usual(gaps: Vectors) -> float:
     """Distance of neighbours between which nothing is missing, mm: also where more gaps are wide than not."""
     return float(np.median(gaps[gaps <= _GAP * gaps.min()]))
-
-
-def _notice(along: Vectors, wide: Vectors, step: float, *, first: int, count: int) -> Notice:
-    missing = int(np.rint(wide / step - 1).sum())
-    last = first + count - 1
-    return Notice(
-        code="slices-missing",
-        message=(
-            f"{missing} slice(s) did not come, in {len(wide)} gap(s). Analysed is the longest run without a gap: "
-            f"{count} of {len(along)} slices, {along[last] - along[first] + step:.1f} mm of the "
-            f"{along[-1] - along[0] + step:.1f} mm that the series spans. What lies beyond is in no number."
-        ),
-    )

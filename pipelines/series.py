@@ -23,10 +23,10 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pipelines.enhanced import frame_headers, is_enhanced
 from pipelines.errors import InputError
 from pipelines.gaps import longest_run
-from pipelines.geometry import fit_grid
+from pipelines.geometry import Grid, fit_grid
 from pipelines.pixels import frame_values, modality_values
 from pipelines.reconstruction import is_nuclear, place_frames
-from pipelines.result import SourceSeries
+from pipelines.result import Notice, SourceSeries
 
 #: What reading a damaged or foreign file raises.
 _READ_ERRORS = (
@@ -87,10 +87,7 @@ def read_series(files: Sequence[Path], *, allow_gaps: bool = False) -> SourceSer
             code="input-too-few-slices",
         )
     _demand_one_series(datasets)
-    gap = None
-    if allow_gaps:
-        datasets, gap = longest_run(datasets)
-    grid = fit_grid(datasets)
+    datasets, grid, gap = _place(datasets, allow_gaps=allow_gaps)
     ordered = [datasets[index] for index in grid.order]
     _demand_readable(ordered[0])
     volume = Volume(
@@ -100,6 +97,22 @@ def read_series(files: Sequence[Path], *, allow_gaps: bool = False) -> SourceSer
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID") or None,
     )
     return SourceSeries(volume=volume, datasets=tuple(ordered), gap=gap)
+
+
+def _place(
+    datasets: list[Dataset], *, allow_gaps: bool
+) -> tuple[list[Dataset], Grid, Notice | None]:
+    """The slices that are read, where they lie, and what is left out."""
+    try:
+        return datasets, fit_grid(datasets), None
+    except InputError as error:
+        # All else that could be wrong with them is asked before; steps of two slices and of one look irregular.
+        is_gap = error.code in {"input-missing-slices", "input-irregular-spacing"}
+        found = longest_run(datasets) if allow_gaps and is_gap else None
+        if found is None:
+            raise
+    chosen, gap = found
+    return chosen, fit_grid(chosen), gap
 
 
 def _read_reconstruction(datasets: Sequence[Dataset]) -> SourceSeries:

@@ -89,12 +89,16 @@ def keep_look(
         getattr(table.c, name).is_not_distinct_from(getattr(study, name))
         for name in ("revision", "released_at", "aborted_at", "forced_at")
     ]
-    asked_at = study.asked.at if study.asked else None
+    asked = study.asked or Asked(of="")
     with index.begin() as connection:
         kept = connection.execute(
             update(table)
             .where(table.c.study_instance_uid == study.study_instance_uid, *unchanged)
-            .where(table.c.asked_at.is_not_distinct_from(asked_at), table.c.held_at.is_(None))
+            .where(
+                table.c.asked_at.is_not_distinct_from(asked.at),
+                table.c.ask_again_at.is_not_distinct_from(asked.again_at),
+                table.c.held_at.is_(None),
+            )
             .values(
                 looked_revision=study.revision,
                 pace_s=pace_s,
@@ -161,6 +165,7 @@ def record_answer(index: Index, study_instance_uid: str, answer: Asked) -> None:
         "ask_again_at": answer.again_at,
         "ask_attempts": answer.attempts,
         "ask_failure": clean_text(answer.failure),
+        "look_at": None,
     }
     if answer.at is not None:
         values |= {
@@ -168,7 +173,6 @@ def record_answer(index: Index, study_instance_uid: str, answer: Asked) -> None:
             "expected_series": answer.series,
             "expected_instances": answer.instances,
             "expected_by_series": dict(answer.by_series),
-            "look_at": None,
         }
     with index.begin() as connection:
         connection.execute(

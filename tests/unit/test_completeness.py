@@ -26,6 +26,7 @@ def later(seconds: float) -> datetime:
 def series(uid: str = CT, *, instances: int = 100, modality: str = "CT", **facts: int) -> Series:
     """A stack of slices without gap, complete at noon."""
     known: dict[str, HeaderValue] = {
+        "calling_ae": "CT1",
         "instances": instances,
         "frames": instances,
         "slices": instances,
@@ -124,7 +125,12 @@ TABLE = {
     "the PACS counts the study alone": (
         study(asked=Asked(of="PACS", at=later(3), instances=100)), {}, 2, True, "certain", "counts-agree"),
     "the PACS does not answer": (
-        replace(RELEASED, asked=Asked(of="PACS", failure="dead.")), {}, 5, True, "likely", "no-answer"),
+        replace(RELEASED, asked=Asked(of="PACS", failure="dead.", again_at=later(9))), {},
+        5, True, "likely", "no-answer"),
+    "the PACS did not answer before": (
+        replace(RELEASED, asked=Asked(of="PACS", failure="dead.", again_at=later(-9))), {},
+        60, True, "presumed", "not-asked-yet"),
+    "the PACS was not asked yet": (RELEASED, {}, 60, True, "presumed", "not-asked-yet"),
 }  # fmt: skip
 
 
@@ -133,10 +139,12 @@ def test_verdicts(name: str) -> None:
     of, more, ready_at, whole, confidence, reason = TABLE[name]
     known = {"series": [series()], "wanted": WANTED, **more}
     seen = Seen(study=of, **known)  # type: ignore[arg-type]
-    before = assess(seen, now=later(ready_at - 0.1), settings=SETTINGS)
+    is_asked = "PACS" in name
+    routing = SETTINGS.model_copy(update={"ask": {"CT1": "PACS"}}) if is_asked else SETTINGS
+    before = assess(seen, now=later(ready_at - 0.1), settings=routing)
     assert (before.ready, before.whole, before.look_again_at) == (False, False, later(ready_at))
     assert "arriving" in codes(before)
-    verdict = assess(seen, now=later(ready_at), settings=SETTINGS)
+    verdict = assess(seen, now=later(ready_at), settings=routing)
     assert (verdict.ready, verdict.look_again_at) == (True, None)
     assert (verdict.whole, verdict.confidence) == (whole, confidence)
     assert reason in codes(verdict)
