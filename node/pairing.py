@@ -39,7 +39,7 @@ class InputSet:
     first: str
     #: Role -> series, the first role's before the others.
     chosen: Mapping[str, Series]
-    #: Wanted roles that no series plays.
+    #: ReadRule roles that no series plays.
     missing: tuple[str, ...]
     #: RUNS, WAITS or HELD.
     code: DecisionCode
@@ -50,7 +50,7 @@ class InputSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ReadRule:
     """A rule and the pipeline it wants, read once."""
 
     rule: Rule
@@ -60,9 +60,9 @@ class Wanted:
     preference: Preference
 
 
-def want(rule: Rule, manifest: Manifest) -> Wanted:
+def read_rule(rule: Rule, manifest: Manifest) -> ReadRule:
     """Read a rule against its pipeline."""
-    return Wanted(
+    return ReadRule(
         rule=rule,
         manifest=manifest,
         roles=wanted_roles(rule, manifest),
@@ -70,7 +70,7 @@ def want(rule: Rule, manifest: Manifest) -> Wanted:
     )
 
 
-def fitting(wanted: Wanted) -> Callable[[Series], tuple[str, ...]]:
+def fitting(wanted: ReadRule) -> Callable[[Series], tuple[str, ...]]:
     """The roles that a series fits, as `node.selection` judges it, in one quick look without reasons."""
     rule, manifest = wanted.rule, wanted.manifest
     try:
@@ -98,7 +98,7 @@ def fitting(wanted: Wanted) -> Callable[[Series], tuple[str, ...]]:
 
 
 def find_sets(
-    wanted: Wanted,
+    wanted: ReadRule,
     fits: Fits,
     *,
     now: datetime,
@@ -144,7 +144,7 @@ def frame_of(series: Series) -> str:
     return str(series.header.get(FRAME, ("",))[0] or "")
 
 
-def _assemble(wanted: Wanted, fits: Fits, first: str, begin: Series) -> dict[str, Series]:
+def _assemble(wanted: ReadRule, fits: Fits, first: str, begin: Series) -> dict[str, Series]:
     """Who plays which role beside the series that begins."""
     chosen = {first: begin}
     for role in wanted.roles:
@@ -163,12 +163,12 @@ def _assemble(wanted: Wanted, fits: Fits, first: str, begin: Series) -> dict[str
     return chosen
 
 
-def _rank(wanted: Wanted, first: str, chosen: Mapping[str, Series]) -> tuple[int, Key]:
+def _rank(wanted: ReadRule, first: str, chosen: Mapping[str, Series]) -> tuple[int, Key]:
     return -len(chosen), wanted.preference.key(chosen[first])
 
 
 def _settle(  # noqa: PLR0913 - one decision
-    wanted: Wanted,
+    wanted: ReadRule,
     first: str,
     chosen: Mapping[str, Series],
     now: datetime,

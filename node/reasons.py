@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from node.pairing import InputSet, Wanted
+from node.pairing import InputSet, ReadRule
 from node.routing import judge
 from node.rulefile import format_wait
 from storage.model import ClauseVerdict, Decision, DecisionCode, Rule, Series
@@ -34,7 +34,7 @@ def lost(
 
 
 def taken(
-    wanted: Wanted, role: str, found: InputSet, verdicts: Sequence[ClauseVerdict]
+    wanted: ReadRule, role: str, found: InputSet, verdicts: Sequence[ClauseVerdict]
 ) -> Decision:
     """A series that plays `role`: it runs, waits for another, or is held."""
     rule, absent = wanted.rule, found.missing

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from node.completeness import lacking
 from node.errors import RuleError
-from node.pairing import FRAME, Wanted, find_sets, fitting, want
+from node.pairing import FRAME, ReadRule, find_sets, fitting, read_rule
 from node.preference import DEFAULT_WISHES, Wish, parse_wish
 from node.queueing import Delay, Job, simulate, summarise
 from node.routing import FACTS, Clause, parse_clause
@@ -134,7 +134,7 @@ def replay(index: Index, rules: Sequence[Rule], with_: Circumstances) -> tuple[R
         if rule.name in names or (rule.enabled and rule.pipeline in pipelines):
             manifest = with_.manifests.get(rule.pipeline)
             if manifest is not None:
-                plans[f"old {rule.name}"] = want(rule, manifest)
+                plans[f"old {rule.name}"] = read_rule(rule, manifest)
     past.derive_facts(index, since=with_.since)
     counter = _Counter()
     stream = past.stream_series(index, keywords=keywords_of(plans.values()), since=with_.since)
@@ -156,7 +156,7 @@ def find_held(
     in_force = [rule for rule in rules if rule.enabled and rule.pipeline in manifests]
     pipelines = [rule.pipeline for rule in in_force]
     plans = {
-        rule.name: want(rule, manifests[rule.pipeline])
+        rule.name: read_rule(rule, manifests[rule.pipeline])
         for rule in in_force
         if pipelines.count(rule.pipeline) > 1
     }
@@ -169,7 +169,7 @@ def find_held(
 
 
 def find_runs(
-    plans: Mapping[str, Wanted], stream: Iterable[Series], *, now: datetime
+    plans: Mapping[str, ReadRule], stream: Iterable[Series], *, now: datetime
 ) -> dict[str, Found]:
     """Each plan on series in any order; what fits is kept, the rest forgotten as it goes by."""
     looks = {name: fitting(plan) for name, plan in plans.items()}
@@ -183,7 +183,7 @@ def find_runs(
     return {name: _settle(plan, kept[name], now) for name, plan in plans.items()}
 
 
-def keywords_of(plans: Iterable[Wanted]) -> list[str]:
+def keywords_of(plans: Iterable[ReadRule]) -> list[str]:
     """The attributes that deciding needs: of clauses, of wishes, and the frame of reference of pairs."""
     named = {*_ALWAYS, *(parse_wish(text).keyword for text in DEFAULT_WISHES)}
     for plan in plans:
@@ -233,15 +233,15 @@ def _keyword(text: str, parse: Callable[[str], Clause | Wish]) -> str:
         return ""
 
 
-def _want(rule: Rule, manifests: Mapping[str, Manifest]) -> Wanted:
+def _want(rule: Rule, manifests: Mapping[str, Manifest]) -> ReadRule:
     manifest = manifests.get(rule.pipeline)
     if manifest is None:
         raise RuleError(f"Rule {rule.name!r}: pipeline {rule.pipeline!r} is not installed.")
-    return want(rule, manifest)
+    return read_rule(rule, manifest)
 
 
 def _settle(
-    plan: Wanted, kept: Mapping[str, Mapping[str, Sequence[Series]]], now: datetime
+    plan: ReadRule, kept: Mapping[str, Mapping[str, Sequence[Series]]], now: datetime
 ) -> Found:
     runs: set[Run] = set()
     open_ = {DecisionCode.WAITS: 0, DecisionCode.HELD: 0}

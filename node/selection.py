@@ -24,12 +24,12 @@ from node.pairing import (
     FRAME,
     InputSet,
     Lacking,
-    Wanted,
+    ReadRule,
     find_sets,
     frame_of,
     frames_to_share,
+    read_rule,
     share_frame,
-    want,
 )
 from node.routing import demands, judge
 from pipelines.manifest import Manifest
@@ -62,7 +62,7 @@ class _Fit:
 class _Studied:
     """One rule on one study: what is wanted, and what fits."""
 
-    wanted: Wanted
+    wanted: ReadRule
     fits: Mapping[str, Sequence[_Fit]]
 
 
@@ -120,7 +120,7 @@ def select(  # noqa: PLR0913 - one decision
         unfit = [reasons.not_installed(rule, one) for one in foreign]
         sets = []
     else:
-        studied, unfit = _study(want(rule, manifest), foreign)
+        studied, unfit = _study(read_rule(rule, manifest), foreign)
         fits = {role: [fit.series for fit in found] for role, found in studied.fits.items()}
         found = find_sets(studied.wanted, fits, now=now, lacking=lacking or {}, forced=forced)
         sets = [_explain(studied, one) for one in found]
@@ -130,7 +130,7 @@ def select(  # noqa: PLR0913 - one decision
 # -- which series fit -----------------------------------------------------------------------------
 
 
-def _study(wanted: Wanted, series: Sequence[Series]) -> tuple[_Studied, list[Decision]]:
+def _study(wanted: ReadRule, series: Sequence[Series]) -> tuple[_Studied, list[Decision]]:
     """For each wanted role the series that fit it; why the others do not."""
     rule, manifest = wanted.rule, wanted.manifest
     fits: dict[str, list[_Fit]] = {role: [] for role in wanted.roles}

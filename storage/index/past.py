@@ -14,7 +14,7 @@ from storage.index.engine import Index
 from storage.index.facts import keep_facts, read_series
 from storage.model import Series, WorkitemState
 
-#: Series whose facts are derived in one transaction.
+#: Series whose facts are kept in one transaction.
 _CHUNK = 100
 #: Rows fetched at once.
 _FETCHED = 2000
@@ -62,9 +62,12 @@ def derive_facts(index: Index, *, since: datetime | None = None) -> int:
                 for one in found[start : start + _CHUNK]
             )
         )
-        with index.begin() as connection:
+        # Read first: whoever receives waits for the write lock.
+        with index.read() as connection:
             rows = connection.execute(select(table).where(wanted)).all()
-            keep_facts(connection, [read_series(connection, row) for row in rows])
+            derived = [read_series(connection, row) for row in rows]
+        with index.begin() as connection:
+            keep_facts(connection, derived)
     return len(found)
 
 

@@ -6,6 +6,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pydicom.data
 import pytest
 from dicomgen import make_instance
+from enhanced import SLICES, enhanced_image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
@@ -27,6 +29,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     SegmentationStorage,
 )
+from received import series
 
 from node.elements import Encoding, read_elements
 from node.errors import ReceiveError
@@ -38,6 +41,8 @@ from node.header import (
     ParsedHeader,
     read_header,
 )
+from node.plane import plane_of
+from node.preference import Preference
 
 
 def encode(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
@@ -211,6 +216,21 @@ def test_kernel_and_thickness_of_an_enhanced_object_can_be_asked_for() -> None:
     assert header["ReconstructionAlgorithm"] == ("ITERATIVE",)
     assert (header["SliceThickness"], header["KVP"]) == ((1.5,), (120.0,))
     assert header["ImageType"] == tuple(ds.ImageType)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal"])
+def test_an_enhanced_image_has_all_that_rules_prefer_by(orientation: str, modality: str) -> None:
+    ds = enhanced_image(orientation, modality)
+    header = read_header(ExplicitVRLittleEndian, encode(ds)).header
+    enhanced = replace(series("e", modality=modality), header=header, facts={"frames": len(SLICES)})
+    assert plane_of(header) == orientation
+    assert header["SliceThickness"] == (2.5,)
+    assert header["ImageType"][0] == "ORIGINAL"
+    preference = Preference([f"plane = {orientation}"])
+    for other in (series("o", slices=10), series("o", slices=10, SliceThickness=(1.0,))):
+        assert preference.best([other, enhanced]) is enhanced
+        assert preference.judge(enhanced, other).holds
 
 
 def test_where_an_nm_image_lies_is_what_its_detector_says() -> None:

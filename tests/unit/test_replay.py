@@ -13,7 +13,7 @@ from rows import later, make_completion, make_instance, make_workitem, schedule
 
 from node.completeness import lacking
 from node.errors import RuleError
-from node.pairing import want
+from node.pairing import read_rule
 from node.replay import Circumstances, Replay, find_runs, keywords_of, replay
 from node.selection import select
 from pipelines.manifest import Manifest
@@ -73,7 +73,7 @@ def test_a_replay_finds_what_an_evaluation_decides(
 ) -> None:
     now = NOON + timedelta(seconds=seconds)
     decided = select(rule, held, LESIONS, now=now, lacking=lacking(held, None))
-    found = find_runs({"r": want(rule, LESIONS)}, held, now=now)["r"]
+    found = find_runs({"r": read_rule(rule, LESIONS)}, held, now=now)["r"]
     assert {run.inputs for run in found.runs} == {
         tuple((role, one.series_instance_uid) for role, one in each.inputs.items())
         for each in decided
@@ -84,7 +84,7 @@ def test_a_replay_finds_what_an_evaluation_decides(
 
 def test_only_attributes_that_decide_are_read() -> None:
     rule = replace(CANDIDATE, where=("StationName = A", "slices > 3", "plane = axial"))
-    assert set(keywords_of([want(rule, BONES)])) == {
+    assert set(keywords_of([read_rule(rule, BONES)])) == {
         "StationName",
         "ImageOrientationPatient",
         "FrameOfReferenceUID",

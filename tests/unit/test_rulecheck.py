@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from received import BONES, LESIONS, NOON, series
 
-from node.pairing import want
+from node.pairing import read_rule
 from node.replay import find_runs
 from node.rulecheck import Level, Problem, check_rules
 from storage.model import Rule, Series
@@ -19,7 +19,7 @@ PAIR = Rule(name="p", pipeline="lesions", where=("Modality in NM, CT",), destina
 
 def checked(*rules: Rule, held: tuple[Series, ...] = ()) -> tuple[Problem, ...]:
     plans = {
-        rule.name: want(rule, MANIFESTS[rule.pipeline])
+        rule.name: read_rule(rule, MANIFESTS[rule.pipeline])
         for rule in rules
         if rule.pipeline in MANIFESTS and rule.enabled
     }
