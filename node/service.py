@@ -277,7 +277,10 @@ class Service:
                 )
 
         known = self._config.evidence.known_profiles
-        for destination in destinations.list_destinations(self._index):
+        listed = destinations.list_destinations(self._index)
+        for name in set(self._config.routing.ask.values()) - {one.name for one in listed}:
+            log.error("routing_ask_names_no_destination", destination=name)
+        for destination in listed:
             if destination.profile not in known:
                 log.error(
                     "destination_has_unknown_profile",

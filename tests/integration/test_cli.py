@@ -28,15 +28,18 @@ from pydicom import dcmread
 from node.cli import main
 from node.demo_study import write_demo_study
 from pipelines.registry import find_pipelines
-from storage.index import Index, deliveries, instances, open_index, studies, workitems
+from storage.index import Index, deliveries, instances, open_index, studies, wholeness, workitems
 from storage.model import (
     ClauseVerdict,
     Completion,
+    Confidence,
     Decision,
     DeliveryState,
     Evidence,
     Instance,
     MeasurementRow,
+    Verdict,
+    VerdictReason,
     Workitem,
     WorkitemInput,
     WorkitemState,
@@ -711,6 +714,53 @@ def test_a_study_is_evaluated_again(held: Run, index: Index) -> None:
     assert answer.code == 0
     assert studies.get(index, STUDY).waits_until is not None
     assert held("studies", "evaluate", "9.9.9").code == 1
+
+
+def test_a_study_is_held_and_released(held: Run, index: Index) -> None:
+    answer = held("studies", "hold", STUDY[-8:], "--reason", "wrong [b]protocol")
+    assert answer.code == 0
+    hold = studies.get(index, STUDY).held
+    assert hold is not None
+    assert hold.by.startswith("cli:")
+    assert held("studies", "list", "--json").json[0]["state"] == "held"
+    assert "held" in held("studies", "list").out
+    shown = held("studies", "show", STUDY)
+    assert "wrong [b]protocol" in shown.out
+    assert "study-held  by cli:" in shown.out
+    assert held("studies", "show", STUDY, "--json").json["held"]["reason"] == hold.reason
+    assert "protocol" not in held("audit", "list", "--json").out
+    assert "as soon as it is released" in held("studies", "evaluate", STUDY).out
+
+    assert held("studies", "release", STUDY[-8:]).code == 0
+    study = studies.get(index, STUDY)
+    assert study.held is None
+    assert study.forced_at == study.waits_until
+    assert held("studies", "list", "--json").json[0]["state"] == "released"
+    for command in ("hold", "release"):
+        assert held("studies", command, "9.9.9").code == 1
+
+
+def test_the_verdict_is_shown_with_its_reasons(held: Run, index: Index) -> None:
+    again = utcnow() + timedelta(seconds=60)
+    verdict = Verdict(
+        whole=False,
+        confidence=Confidence.CERTAIN,
+        ready=False,
+        reasons=(VerdictReason(code="slices-missing", sentence="2 of 10 places are empty."),),
+        look_again_at=again,
+    )
+    study = studies.get(index, STUDY)
+    wholeness.keep_look(index, study, verdict, pace_s=1.0, series=())
+    shown = held("studies", "show", STUDY)
+    assert "not yet; looked at again" in shown.out
+    assert re.search(r"slices-missing +2 of 10 places are empty\.", shown.out)
+    (listed,) = held("studies", "list", "--json").json
+    assert listed["whole"] == "not yet"
+    assert listed["verdict"]["reasons"][0]["code"] == "slices-missing"
+    wholeness.keep_look(
+        index, study, replace(verdict, ready=True, look_again_at=None), pace_s=1.0, series=()
+    )
+    assert "not whole (certain)" in held("studies", "show", STUDY).out
 
 
 def test_workitems(held: Run, index: Index) -> None:

@@ -28,9 +28,9 @@ from storage.index import (
 )
 from storage.model import Destination, Rule, Study, Workitem, WorkitemState
 
-QUIET_S = 4.0
-RELEASED_S = 0.5
-COUNTED_S = 0.3
+QUIET_S = 3.0
+RELEASED_S = 0.3
+COUNTED_S = 0.2
 TEN = Geometry(slices=10)
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
