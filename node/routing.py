@@ -244,9 +244,13 @@ def _condition(clause: Clause) -> Callable[[Series], bool]:
     """What a clause asks of a series; made once, for a replay asks it of 100,000."""
     keyword, accepts, is_negated = clause.keyword, clause.accepts, clause.is_negated
 
+    is_attribute = keyword not in FACTS
+
     def holds(series: Series) -> bool:
-        for value in values_of(keyword, series):
-            if accepts(value):
+        # As `values_of`, without making a tuple.
+        raw = series.header.get(keyword, ()) if is_attribute else values_of(keyword, series)
+        for value in raw:
+            if value is not None and value != "" and accepts(value):
                 return not is_negated
         return is_negated
 
@@ -267,7 +271,8 @@ def _asks(operator: str, operand: str) -> Callable[[str | int | float], bool]:
             )
         case "~":
             search = _pattern(operand).search
-            return lambda value: search(str(value)) is not None
+            # Descriptions and image types are the same few in most series.
+            return lru_cache(maxsize=256)(lambda value: search(str(value)) is not None)
         case _:
             compare, bound = _COMPARE[operator], as_number(operand)
             if bound is None:

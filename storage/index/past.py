@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, func, literal, or_, select, true
 
 from storage import tables
 from storage.index.engine import Index
@@ -78,9 +78,7 @@ def stream_series(
 
     Facts are those kept: `derive_facts` first.
     """
-    names = tuple(dict.fromkeys(keywords))
     table = tables.series
-    columns: list[ColumnElement[Any]] = [table.c.header[name] for name in names]
     statement = select(
         table.c.series_instance_uid,
         table.c.study_instance_uid,
@@ -89,7 +87,7 @@ def stream_series(
         table.c.first_received_at,
         table.c.last_received_at,
         table.c.facts,
-        *columns,
+        _part_of_header(index, sorted(set(keywords))),
     ).where(_from_outside(since))
     with index.read() as connection:
         rows = connection.execution_options(yield_per=_FETCHED).execute(statement)
@@ -101,11 +99,7 @@ def stream_series(
                 instance_count=row[3],
                 first_received_at=row[4],
                 last_received_at=row[5],
-                header={
-                    name: tuple(values)
-                    for name, values in zip(names, row[7:], strict=True)
-                    if values
-                },
+                header={name: tuple(values) for name, values in row[7].items() if values},
                 facts=row[6] or {},
             )
 
@@ -143,6 +137,18 @@ def _select_runs(condition: ColumnElement[bool]) -> Any:
         .where(table.c.ended_at.is_not(None))
         .where(condition)
     )
+
+
+def _part_of_header(index: Index, names: Sequence[str]) -> ColumnElement[Any]:
+    """An object of these attributes, null where there is none: read once for a row, not once for each."""
+    header = tables.series.c.header
+    parts: list[Any] = []
+    for name in names:
+        # Keywords are letters and digits: nothing to quote in a path.
+        on_sqlite = func.json_extract(header, f"$.{name}")
+        parts += [literal(name), header[name] if index.dialect == "postgresql" else on_sqlite]
+    make = func.jsonb_build_object if index.dialect == "postgresql" else func.json_object
+    return make(*parts, type_=tables.JsonValue)
 
 
 def _came(since: datetime | None) -> ColumnElement[bool]:
