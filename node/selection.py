@@ -5,8 +5,9 @@
     joins     each further role gets, of the series in the same frame of reference, the one with most slices
     missing   a set waits until `wait_s` after its last instance came; then it runs without what is missing where the
               rule allows that (`without`), or is held. What comes later is news, and the set is looked at again.
-    lacking   a set waits as long for the slices that a series of it lacks; then it is held, or runs on what there is
-              where the rule says so (`incomplete`), or a person does.
+    lacking   a set waits as long for the slices that a series of it lacks; then it runs on what there is where the rule
+              says so (`incomplete`), or a person does; else it is held, or refused by the pipeline where the rule
+              reports refusals.
 
 Roles are looked at in the manifest's order; where no series fits the first, the next begins. A pipeline of one role
 thus runs on every series that fits. The clock is a parameter, and a deadline follows from what is stored: a node that
@@ -26,6 +27,8 @@ from storage.model import RUN, ClauseVerdict, Decision, DecisionCode, Rule, Seri
 
 _FRAME = "FrameOfReferenceUID"
 _Verdicts = tuple[ClauseVerdict, ...]
+#: The code of a gap; of instances that an archive has besides it is another (`node.completeness`).
+SLICES_MISSING = "slices-missing"
 #: Series Instance UID -> what did not come of it (`node.completeness.lacking`).
 Lacking = Mapping[str, VerdictReason]
 
@@ -40,6 +43,8 @@ class Selection:
     inputs: Mapping[str, Series] = field(default_factory=dict)
     #: When the wait for a missing input ends; None when there is none.
     waits_until: datetime | None = None
+    #: What its series lack, where it runs on them all the same.
+    lacks: tuple[VerdictReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +197,12 @@ def _assemble(studied: _Studied, first: str, begin: _Fit, now: datetime) -> Sele
         decisions=tuple(decisions),
         inputs=ordered if outcome.code is DecisionCode.RUNS else {},
         waits_until=outcome.deadline if outcome.code is DecisionCode.WAITS else None,
+        lacks=outcome.lacks if _may_lack(studied) else (),
     )
+
+
+def _may_lack(studied: _Studied) -> bool:
+    return studied.rule.incomplete == RUN or studied.forced
 
 
 def _choose_partner(
@@ -270,7 +280,9 @@ def _settle(studied: _Studied, chosen: Mapping[str, _Fit], now: datetime) -> _Ou
     deadline = last + timedelta(seconds=rule.wait_s)
     uids = [fit.series.series_instance_uid for fit in chosen.values()]
     lacks = tuple(studied.lacking[uid] for uid in uids if uid in studied.lacking)
-    may_lack = not lacks or rule.incomplete == RUN or studied.forced
+    # A pipeline refuses a gap, and the report says why; of a tail that did not come it knows nothing.
+    is_told = rule.report_refusals and all(one.code == SLICES_MISSING for one in lacks)
+    may_lack = not lacks or _may_lack(studied) or is_told
     if (missing or lacks) and now < deadline and not studied.forced:
         code = DecisionCode.WAITS
     elif may_lack and all(role in rule.without for role in missing):
@@ -334,6 +346,8 @@ def _taken(studied: _Studied, role: str, fit: _Fit, outcome: _Outcome) -> Decisi
         case DecisionCode.HELD:
             forbidden = [one for one in missing if one not in rule.without]
             then = f"is held: the rule allows no run without {_listed([*forbidden, *lacks])}"
+        case _ if lacks and not _may_lack(studied):
+            then = "refuses it for the slices that it lacks, which the rule has reported"
         case _:
             then = "runs" + (f" without {_listed([*missing, *lacks])}" if missing or lacks else "")
     said = "".join(f" {one.sentence}" for one in outcome.lacks)

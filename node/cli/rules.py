@@ -284,6 +284,7 @@ def try_(
 
     Example: `osteonode rules test lesions --study 619255048`
     """
+    from node.completeness import lacking
     from node.selection import select
     from pipelines.registry import find_pipelines
     from storage.index import rules, studies
@@ -291,9 +292,10 @@ def try_(
     manifests = find_pipelines(read_config(ctx).pipelines.folders).manifests
     with opened(ctx) as index:
         rule = rules.get(index, name)
-        uid = find_study(index, study).study_instance_uid
-        series = studies.series_of(index, uid)
-    selections = select(rule, series, manifests.get(rule.pipeline), now=utcnow())
+        found = find_study(index, study)
+        series = studies.series_of(index, found.study_instance_uid)
+    lacks = lacking(series, found.asked)
+    selections = select(rule, series, manifests.get(rule.pipeline), now=utcnow(), lacking=lacks)
     decisions = [decision for one in selections for decision in one.decisions]
     if as_json:
         show_json(decisions)
