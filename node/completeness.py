@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from node.config import RoutingSection
+from node.pairing import SLICES_MISSING
 from storage.model import Asked, Confidence, Series, Study, Verdict, VerdictReason
 
 #: Waits as long as the longest so far that must pass before a sender counts as done.
@@ -71,7 +72,7 @@ class ReasonCode(StrEnum):
     NO_ANSWER = "no-answer"
     GEOMETRY_WHOLE = "geometry-whole"
     GEOMETRY_UNKNOWN = "geometry-unknown"
-    SLICES_MISSING = "slices-missing"
+    SLICES_MISSING = SLICES_MISSING
     INSTANCES_MISSING = "instances-missing"
     INPUTS_THERE = "inputs-there"
     INPUTS_MISSING = "inputs-missing"

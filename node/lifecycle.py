@@ -110,7 +110,7 @@ def _evaluate_study(parts: Parts, study: Study, seen: Look, now: datetime) -> da
     for one in seen.selections:
         uid = None
         if one.inputs:
-            workitem = planner.plan(study, one.rule, one.inputs, now)
+            workitem = planner.plan(study, one.rule, one.inputs, now, lacks=one.lacks)
             uid = workitem.workitem_uid
             planned[uid] = merge(planned[uid], workitem) if uid in planned else workitem
         decisions += [replace(d, workitem_uid=uid) if d.matched else d for d in one.decisions]
@@ -299,7 +299,7 @@ def _task(
         installation=parts.installation,
         profiles={name: known[name] for name in profiles.values()},
         known_findings=workitem.known_findings,
-        allow_gaps=workitem.allow_gaps,
+        lacks=workitem.lacks,
     )
 
 

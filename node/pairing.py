@@ -4,7 +4,8 @@
     joins     each further role gets, of the series in the same frame of reference, the one that the rule prefers
     wins      of all sets one: the fewest inputs missing, then the first series that the rule prefers; `each` keeps all
     settles   a set that misses an input, or whose series lack slices, waits until `wait_s` after its last instance
-              came; then it runs without them where the rule allows that (`without`, `incomplete`), or is held
+              came; then it runs without them where the rule allows that (`without`, `incomplete`); else it is held,
+              or for missing slices refused by the pipeline where the rule reports refusals
 
 Roles are looked at in the manifest's order; where no series fits the first, the next begins. Nothing is explained
 here: `node.selection` says why, and `node.replay` asks 100,000 series without.
@@ -25,6 +26,8 @@ from storage.model import RUN, DecisionCode, Rule, Series, VerdictReason
 
 FRAME = "FrameOfReferenceUID"
 
+#: The code of a gap; of instances that an archive has besides it is another (`node.completeness`).
+SLICES_MISSING = "slices-missing"
 #: Series Instance UID -> what did not come of it (`node.completeness.lacking`).
 Lacking = Mapping[str, VerdictReason]
 #: Role -> the series that fit it.
@@ -47,6 +50,8 @@ class InputSet:
     deadline: datetime
     #: What its series lack.
     lacks: tuple[VerdictReason, ...] = ()
+    #: Whether it may run on what there is: the rule says so, or a person does.
+    may_lack: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,13 +188,21 @@ def _settle(  # noqa: PLR0913 - one decision
     deadline = last + timedelta(seconds=rule.wait_s)
     uids = [one.series_instance_uid for one in chosen.values()]
     lacks = tuple(lacking[uid] for uid in uids if uid in lacking)
-    may_lack = not lacks or rule.incomplete == RUN or forced
+    may_lack = rule.incomplete == RUN or forced
+    # A pipeline refuses a gap, and the report says why; of a tail that did not come it knows nothing.
+    is_told = rule.report_refusals and all(one.code == SLICES_MISSING for one in lacks)
     if (missing or lacks) and now < deadline and not forced:
         code = DecisionCode.WAITS
-    elif may_lack and all(role in rule.without for role in missing):
+    elif (may_lack or is_told or not lacks) and all(role in rule.without for role in missing):
         code = DecisionCode.RUNS
     else:
         code = DecisionCode.HELD
     return InputSet(
-        first=first, chosen=chosen, missing=missing, code=code, deadline=deadline, lacks=lacks
+        first=first,
+        chosen=chosen,
+        missing=missing,
+        code=code,
+        deadline=deadline,
+        lacks=lacks,
+        may_lack=may_lack,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from node.sites import site_parameters
 from pipelines.registry import Registry
 from pipelines.uids import derive_workitem_uid
 from storage.index import Index, findings, instances
-from storage.model import RUN, Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
+from storage.model import Rule, Series, Study, VerdictReason, Workitem, WorkitemInput, WorkitemState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,13 @@ class Planner:
     registry: Registry
 
     def plan(
-        self, study: Study, rule: Rule, inputs: Mapping[str, Series], now: datetime
+        self,
+        study: Study,
+        rule: Rule,
+        inputs: Mapping[str, Series],
+        now: datetime,
+        *,
+        lacks: Sequence[VerdictReason] = (),
     ) -> Workitem:
         """The workitem of one rule on one set of inputs (role -> series)."""
         manifest = self.registry.manifests[rule.pipeline]
@@ -35,7 +41,8 @@ class Planner:
                 self.config.node.uid_root,
                 pipeline=manifest.name,
                 version=manifest.version,
-                parameters=parameters,
+                # On what has no gap it is another analysis than the one that was refused for it.
+                parameters={**parameters, **({"allow-gaps": True} if lacks else {})},
                 sop_instance_uids=[uid for one in held for uid in one.sop_instance_uids],
             ),
             study_instance_uid=study.study_instance_uid,
@@ -50,7 +57,7 @@ class Planner:
             state=WorkitemState.SCHEDULED,
             scheduled_at=now,
             report_refusals=rule.report_refusals,
-            allow_gaps=rule.incomplete == RUN or study.forced_at is not None,
+            lacks=tuple((one.code, one.sentence) for one in lacks),
             known_findings=findings.known(
                 self.index, study_instance_uid=study.study_instance_uid, pipeline=manifest.name
             ),
@@ -77,5 +84,4 @@ def merge(first: Workitem, second: Workitem) -> Workitem:
         destinations=tuple(dict.fromkeys(first.destinations + second.destinations)),
         priority=max(first.priority, second.priority),
         report_refusals=first.report_refusals or second.report_refusals,
-        allow_gaps=first.allow_gaps or second.allow_gaps,
     )

@@ -45,6 +45,8 @@ def taken(
         case DecisionCode.HELD:
             forbidden = [one for one in absent if one not in rule.without]
             then = f"is held: the rule allows no run without {_listed([*forbidden, *lacks])}"
+        case _ if lacks and not found.may_lack:
+            then = "refuses it for the slices that it lacks, which the rule has reported"
         case _:
             then = "runs" + (f" without {_listed([*absent, *lacks])}" if absent or lacks else "")
     said = "".join(f" {one.sentence}" for one in found.lacks)

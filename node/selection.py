@@ -6,8 +6,9 @@
     joins     roles of one run share a frame of reference where the manifest says so (`node.pairing`)
     missing   a run waits until `wait_s` after its last instance came; then it goes without what is missing where the
               rule allows that (`without`), or is held. What comes later is news, and the study is looked at again.
-    lacking   a run waits as long for the slices that a series of it lacks; then it is held, or goes on what there is
-              where the rule says so (`incomplete`), or a person does.
+    lacking   a run waits as long for the slices that a series of it lacks; then it goes on what there is where the rule
+              says so (`incomplete`), or a person does; else it is held, or refused by the pipeline where the rule
+              reports refusals.
 
 The clock is a parameter, and a deadline follows from what is stored: a node that was killed while a study waited waits
 for what is left.
@@ -33,7 +34,7 @@ from node.pairing import (
 )
 from node.routing import demands, judge
 from pipelines.manifest import Manifest
-from storage.model import ClauseVerdict, Decision, DecisionCode, Rule, Series
+from storage.model import ClauseVerdict, Decision, DecisionCode, Rule, Series, VerdictReason
 
 _Verdicts = tuple[ClauseVerdict, ...]
 
@@ -48,6 +49,8 @@ class Selection:
     inputs: Mapping[str, Series] = field(default_factory=dict)
     #: When the wait for a missing input ends; None when there is none.
     waits_until: datetime | None = None
+    #: What its series lack, where it runs on them all the same.
+    lacks: tuple[VerdictReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,7 @@ def _explain(studied: _Studied, found: InputSet) -> Selection:
         decisions=tuple(one for role in wanted.roles for one in of_role[role]),
         inputs={r: found.chosen[r] for r in wanted.roles if r in found.chosen} if runs else {},
         waits_until=found.deadline if found.code is DecisionCode.WAITS else None,
+        lacks=found.lacks if found.may_lack else (),
     )
 
 

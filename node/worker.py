@@ -60,8 +60,8 @@ class PerformTask:
     profiles: Mapping[str, Profile]
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
-    #: Whether a series that lacks slices is analysed as far as it has no gap.
-    allow_gaps: bool = False
+    #: What did not come of its inputs, which are analysed all the same: code, sentence.
+    lacks: tuple[tuple[str, str], ...] = ()
     #: Code, sentence: the run is over, and the report that says so is wanted in place of a result.
     refusal: tuple[str, str] | None = None
 
@@ -173,7 +173,7 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             installation=task.installation,
             profiles=task.profiles,
             known_findings=task.known_findings,
-            allow_gaps=task.allow_gaps,
+            lacks=task.lacks,
         )
         if task.refusal is not None:
             report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)

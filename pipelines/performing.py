@@ -57,8 +57,9 @@ class PerformRequest:
     profiles: Mapping[str, Profile] = field(default_factory=lambda: GENERIC)
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
-    #: Whether a series that lacks slices is analysed as far as it has no gap, with a notice; else it is refused.
-    allow_gaps: bool = False
+    #: What did not come of the inputs, code and sentence, where they are analysed all the same as far as they have no
+    #: gap, with a notice; where nothing is said, a gap is refused.
+    lacks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +100,12 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
     timings: dict[str, float] = {}
     parameters = manifest.merge(request.parameters)
     with _timed(timings, "load"):
-        sources = _read_inputs(manifest, request.inputs, allow_gaps=request.allow_gaps)
+        sources = _read_inputs(manifest, request.inputs, allow_gaps=bool(request.lacks))
     with _timed(timings, "infer"), pipeline_code(loaded.entry):
         result = loaded.pipeline.run(loaded.model, sources, parameters)
     with _timed(timings, "encode"):
         _check(result, sources)
-        gaps = [source.gap for source in sources.values() if source.gap is not None]
+        gaps = _gaps(request, sources)
         result = replace(result, notices=(*_absences(manifest, sources), *gaps, *result.notices))
         described = EvidenceRequest(
             workitem_uid=request.workitem_uid,
@@ -271,6 +272,14 @@ def _absences(manifest: Manifest, sources: Mapping[str, SourceSeries]) -> Iterat
         if role not in sources:
             what = f" ({spec.description.rstrip('.')})" if spec.description else ""
             yield Notice(code="input-absent", message=f"Analysed without the input {role!r}{what}.")
+
+
+def _gaps(request: PerformRequest, sources: Mapping[str, SourceSeries]) -> list[Notice]:
+    """What did not come: as reading found it where there is a gap, else as the request says."""
+    found = [source.gap for source in sources.values() if source.gap is not None]
+    codes = {notice.code for notice in found}
+    said = [Notice(code=code, message=text) for code, text in request.lacks if code not in codes]
+    return [*found, *said]
 
 
 # -- results --------------------------------------------------------------------------------------

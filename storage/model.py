@@ -326,8 +326,8 @@ class Workitem:
     report_refusals: bool = False
     #: Segment Label -> Tracking UID of the same structure in the patient's last result of this pipeline.
     known_findings: Mapping[str, str] = field(default_factory=dict)
-    #: Whether a series that lacks slices is analysed as far as it has no gap.
-    allow_gaps: bool = False
+    #: What did not come of its inputs, which are analysed all the same, as far as they have no gap: code, sentence.
+    lacks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -279,7 +279,7 @@ workitems = Table(
     Column("notices", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
     Column("known_findings", JsonValue, nullable=False, server_default=text("'{}'")),
-    Column("allow_gaps", Boolean, nullable=False, server_default=false()),
+    Column("lacks", JsonValue, nullable=False, server_default=text("'[]'")),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),

@@ -44,7 +44,7 @@ def upgrade() -> None:
         ("studies", "held_by", sa.Text(), sa.text("''")),
         ("studies", "held_reason", sa.Text(), sa.text("''")),
         ("rules", "incomplete", sa.Text(), sa.text("'hold'")),
-        ("workitems", "allow_gaps", sa.Boolean(), sa.false()),
+        ("workitems", "lacks", JSON, sa.text("'[]'")),
     )
     for table, name, kind in nullable:
         op.add_column(table, sa.Column(name, kind))

@@ -222,18 +222,20 @@ def _try_on_study(
     ctx: typer.Context, index: Index, wanted: Sequence[Rule], study: str, as_json: bool
 ) -> None:
     from node.cli.studies import find_study, print_decisions
+    from node.completeness import lacking
     from node.selection import select
     from pipelines.registry import find_pipelines
     from storage.index import studies
 
     manifests = find_pipelines(read_config(ctx).pipelines.folders).manifests
-    uid = find_study(index, study).study_instance_uid
-    series = studies.series_of(index, uid)
+    found = find_study(index, study)
+    series = studies.series_of(index, found.study_instance_uid)
+    lacks = lacking(series, found.asked)
     now = utcnow()
     selections = [
         one
         for rule in wanted
-        for one in select(rule, series, manifests.get(rule.pipeline), now=now)
+        for one in select(rule, series, manifests.get(rule.pipeline), now=now, lacking=lacks)
     ]
     decisions = [decision for one in selections for decision in one.decisions]
     if as_json:

@@ -34,7 +34,7 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "notices": (),
         "report_refusals": workitem.report_refusals,
         "known_findings": dict(workitem.known_findings),
-        "allow_gaps": workitem.allow_gaps,
+        "lacks": workitem.lacks,
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
@@ -97,5 +97,6 @@ def _from_row(values: dict[str, Any], inputs: list[WorkitemInput]) -> Workitem:
     del values["lease_until"]
     values["state"] = WorkitemState(values["state"])
     values["destinations"] = tuple(values["destinations"])
+    values["lacks"] = tuple((code, sentence) for code, sentence in values["lacks"])
     values["notices"] = tuple((code, sentence) for code, sentence in values["notices"])
     return Workitem(**values, inputs=tuple(inputs))

@@ -163,6 +163,12 @@ def test_both_inputs_reach_the_pipeline(pair: tuple[LoadedPipeline, PerformReque
     assert of_inputs < referenced
 
 
+LACKS = (
+    ("slices-missing", "1 of 9 places on its grid has no slice."),
+    ("instances-missing", "PACS has 11 instances of it, here are 8."),
+)
+
+
 def test_a_run_on_a_series_with_a_gap_says_so_first(
     threshold_bone: LoadedPipeline, request_of: Callable[..., PerformRequest]
 ) -> None:
@@ -173,10 +179,11 @@ def test_a_run_on_a_series_with_a_gap_says_so_first(
         perform(threshold_bone, request)
     assert refused.value.code == "input-missing-slices"
 
-    done = perform(threshold_bone, replace(request, allow_gaps=True))
+    done = perform(threshold_bone, replace(request, lacks=LACKS))
 
     assert done.sources["ct"].volume.spatial_shape[0] == 5
-    assert [notice.code for notice in done.notices] == ["slices-missing"]
+    assert [notice.code for notice in done.notices] == ["slices-missing", "instances-missing"]
+    assert done.notices[1].message == LACKS[1][1]
     seg, report = done.evidence
     referenced = seg.ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     of_run = {str(ds.SOPInstanceUID) for ds in datasets[3:]}
