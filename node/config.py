@@ -28,6 +28,7 @@ ENVIRONMENT_PREFIX = "OSTEONODE_"
 #: PS3.5 Table 6.2-1: AE, 16 characters at most, no backslash or control characters.
 AETitle = Annotated[str, Field(pattern=r"^[!-\[\]-~][ -\[\]-~]{0,15}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+DestinationName = Annotated[str, Field(min_length=1)]
 UID = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))*$", max_length=64)]
 
 
@@ -145,7 +146,26 @@ class RoutingSection(_Section):
     """When a study is looked at."""
 
     quiet_s: float = Field(
-        60.0, ge=0, description="Seconds without a new instance after which a study is evaluated."
+        60.0,
+        ge=0,
+        description="Seconds without a new instance after which a study is evaluated, whatever else is known.",
+    )
+    released_quiet_s: float = Field(
+        5.0,
+        ge=0,
+        description="The same where the association was released, no slice is missing between others, and every "
+        "input that rules want is there; a sender that pauses is given three times its longest pause.",
+    )
+    count_quiet_s: float = Field(
+        2.0, ge=0, description="The same where as many instances came as the sender's archive has."
+    )
+    ask: Mapping[AETitle, DestinationName] = Field(
+        {},
+        description="Which destination is asked (C-FIND) how many instances a study has, by the AE title that sends: "
+        '{ "PACS_AE" = "PACS" }.',
+    )
+    ask_timeout_s: float = Field(
+        5.0, gt=0, description="Seconds to wait for each step of such a question."
     )
     priorities: Mapping[AETitle, Annotated[int, Field(ge=-100, le=100)]] = Field(
         {},

@@ -236,6 +236,7 @@ def _route(index: Index, manifest: Manifest, port: int, profile: str) -> None:
         destinations=(PACS,),
         # What is sent is all there is: nothing is waited for.
         wait_s=0,
+        each=True,
         without=tuple(role for role, spec in manifest.inputs.items() if spec.optional),
     )
     rules.add(index, rule, actor="demo")

@@ -55,12 +55,24 @@ _SPECIFIC_CHARACTER_SET = 0x00080005
 _CONTRIBUTING_EQUIPMENT = 0x0018A001
 #: Shared, then Per-frame Functional Groups Sequence.
 _FUNCTIONAL_GROUPS = (0x52009229, 0x52009230)
-_FRAME_GEOMETRY = (
+#: What rules read of a frame (PS3.3 C.7.6.16.2, C.8.15.3): functional group, attribute.
+_OF_FRAME = (
     ("PlaneOrientationSequence", "ImageOrientationPatient"),
     ("PlanePositionSequence", "ImagePositionPatient"),
     ("PixelMeasuresSequence", "PixelSpacing"),
     ("PixelMeasuresSequence", "SliceThickness"),
+    ("PixelMeasuresSequence", "SpacingBetweenSlices"),
+    ("CTReconstructionSequence", "ConvolutionKernel"),
+    ("CTReconstructionSequence", "ConvolutionKernelGroup"),
+    ("CTReconstructionSequence", "ReconstructionAlgorithm"),
+    ("CTXRayDetailsSequence", "KVP"),
+    ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+    ("MRTimingAndRelatedParametersSequence", "FlipAngle"),
+    ("MREchoSequence", "EffectiveEchoTime"),
 )
+#: Detector Information Sequence (0054,0022): where the first detector of an NM image lies (PS3.3 C.8.4.11).
+_DETECTORS = 0x00540022
+_OF_DETECTOR = ("ImageOrientationPatient", "ImagePositionPatient")
 
 _UIDS = {
     0x00080016: "SOPClassUID",
@@ -276,19 +288,16 @@ def _decode(raw: bytes, encodings: list[str]) -> str:
 
 
 def _first_frame(source: _Source) -> dict[str, Values]:
-    """Orientation, spacing and position of the first frame of an enhanced object (PS3.3 C.7.6.16)."""
+    """What rules read of the first frame of an enhanced object (PS3.3 C.7.6.16) or of an NM image."""
     found: dict[str, Values] = {}
     for tag in _FUNCTIONAL_GROUPS:
         for groups in _items(source, tag)[:1]:
-            for macro, keyword in _FRAME_GEOMETRY:
+            for macro, keyword in _OF_FRAME:
                 for item in groups.get(macro, [])[:1]:
-                    if item.get(keyword) is not None:
-                        element = item[keyword]
-                        values = element.value if element.VM > 1 else [element.value]
-                        # JSON has no NaN and no infinity.
-                        numbers = tuple(_number(str(value), float) for value in values)
-                        if any(number is not None for number in numbers):
-                            found[keyword] = numbers
+                    found |= _nested(item, keyword)
+    for detector in _items(source, _DETECTORS)[:1]:
+        for keyword in _OF_DETECTOR:
+            found |= _nested(detector, keyword)
     return found
 
 
@@ -296,6 +305,19 @@ def _mentions(source: _Source) -> frozenset[str]:
     # There is one at least: the UIDs were found.
     end = next(reversed(source.elements.values())).end
     return mentioned_uids(source.data, end, source.encoding)
+
+
+def _nested(item: Dataset, keyword: str) -> dict[str, Values]:
+    """One attribute of a sequence's item as rules read it; nothing when it is empty."""
+    if item.get(keyword) is None:
+        return {}
+    element = item[keyword]
+    raw = element.value if element.VM > 1 else [element.value]
+    texts = [_without_null(str(value).strip(" \x00")) for value in raw]
+    # JSON has no NaN and no infinity.
+    is_text = element.VR in _TEXT and element.VR not in ("DS", "IS")
+    values = tuple(text if is_text else _number(text, float) for text in texts)
+    return {keyword: values} if any(value not in (None, "") for value in values) else {}
 
 
 def _is_evidence(source: _Source) -> bool:

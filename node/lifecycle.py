@@ -1,7 +1,7 @@
 """THE LIFE OF A STUDY, top-down.
 
     receive    an instance: header, archive, index, then 0x0000                 (node.receiving)
-    evaluate   a quiet study: rules -> workitems, with the reason for each      here (node.selection)
+    evaluate   a whole study: rules -> workitems, with the reason for each      here (node.completeness, node.selection)
     perform    a workitem: claim, run in a worker, record evidence and numbers  here
     deliver    evidence: C-STORE to each destination, status per instance       here
     retract    evidence that a newer result replaced, where it was sent         here (node.retraction)
@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
 
-from node import completeness, retraction, selection
+from node import looking, retraction
 from node.claims import LEASE_S, renewed
 from node.compute import PerformOutcome, PerformTask
 from node.config import Config
 from node.errors import PerformError
+from node.looking import Look
 from node.planning import Planner, merge, shut_windows
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
@@ -80,6 +81,8 @@ class Parts:
     perform: Callable[[PerformTask], PerformOutcome]
     cancel: Callable[[str], None]
     send: Callable[[Destination, Sequence[SendItem]], Sequence[SendStatus]]
+    #: Studies of which an association that is open here has brought something: a hint, for quiet is told by the index.
+    sending: Callable[[], Collection[str]] = tuple
 
 
 # -- evaluate -------------------------------------------------------------------------------------
@@ -88,37 +91,40 @@ class Parts:
 def evaluate(parts: Parts, *, now: datetime) -> datetime | None:
     """Evaluate every study that is whole and has news or has waited enough; when to look at the others again."""
     again: list[datetime] = []
+    sending = parts.sending()
     for study in studies.to_evaluate(parts.index):
-        has_news = study.revision > study.evaluated_revision
-        verdict = completeness.assess(study, now=now, quiet_s=parts.config.routing.quiet_s)
-        if not has_news and study.waits_until is not None and study.waits_until > now:
-            again.append(study.waits_until)
-        elif not verdict.whole:
-            again.append(verdict.look_again_at)
-        elif (waits_until := _evaluate_study(parts, study, now)) is not None:
+        if (due := looking.due(study, now=now, settings=parts.config.routing)) is not None:
+            again.append(due)
+            continue
+        seen = looking.look(
+            parts.index,
+            study,
+            rules=rules.list_rules(parts.index),
+            manifests=parts.registry.manifests,
+            settings=parts.config.routing,
+            is_sending=study.study_instance_uid in sending,
+            now=now,
+        )
+        if seen.verdict.look_again_at is not None:
+            again.append(seen.verdict.look_again_at)
+        elif (waits_until := _evaluate_study(parts, study, seen, now)) is not None:
             again.append(waits_until)
     return min(again, default=None)
 
 
-def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | None:
+def _evaluate_study(parts: Parts, study: Study, seen: Look, now: datetime) -> datetime | None:
     """Rules -> workitems; when the study must be evaluated again for an input it waits for."""
-    selections = selection.route(
-        rules.list_rules(parts.index),
-        studies.series_of(parts.index, study.study_instance_uid),
-        parts.registry.manifests,
-        now=now,
-    )
     decisions: list[Decision] = []
     planned: dict[str, Workitem] = {}
     planner = Planner(config=parts.config, index=parts.index, registry=parts.registry)
-    for one in selections:
+    for one in seen.selections:
         uid = None
         if one.inputs:
-            workitem = planner.plan(study, one.rule, one.inputs, now)
+            workitem = planner.plan(study, one.rule, one.inputs, now, lacks=one.lacks)
             uid = workitem.workitem_uid
             planned[uid] = merge(planned[uid], workitem) if uid in planned else workitem
         decisions += [replace(d, workitem_uid=uid) if d.matched else d for d in one.decisions]
-    waits_until = min((one.waits_until for one in selections if one.waits_until), default=None)
+    waits_until = min((one.waits_until for one in seen.selections if one.waits_until), default=None)
     # The revision that was read: an instance that came meanwhile is news still.
     studies.record_evaluation(
         parts.index,
@@ -128,12 +134,17 @@ def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | Non
         workitems=list(planned.values()),
         now=now,
         waits_until=waits_until,
+        series=seen.series,
+        verdict=seen.verdict,
+        forced_at=study.forced_at,
     )
     log.info(
         "study_evaluated",
         study=study.study_instance_uid,
         revision=study.revision,
         workitems=len(planned),
+        whole=seen.verdict.whole,
+        confidence=seen.verdict.confidence,
         **({"waits_until": waits_until.isoformat()} if waits_until else {}),
     )
     return waits_until
@@ -308,6 +319,7 @@ def _task(
         known_findings=workitem.known_findings,
         replaced=line.replaced,
         tracked_as=line.first,
+        lacks=workitem.lacks,
     )
 
 

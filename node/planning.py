@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 
@@ -13,7 +13,16 @@ from node.windows import parse_window
 from pipelines.registry import Registry
 from pipelines.uids import derive_workitem_uid, derive_workitem_uid_after
 from storage.index import Index, findings, instances, revisions, turns
-from storage.model import Instance, Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
+from storage.model import (
+    Instance,
+    Rule,
+    Series,
+    Study,
+    VerdictReason,
+    Workitem,
+    WorkitemInput,
+    WorkitemState,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +34,13 @@ class Planner:
     registry: Registry
 
     def plan(
-        self, study: Study, rule: Rule, inputs: Mapping[str, Series], now: datetime
+        self,
+        study: Study,
+        rule: Rule,
+        inputs: Mapping[str, Series],
+        now: datetime,
+        *,
+        lacks: Sequence[VerdictReason] = (),
     ) -> Workitem:
         """The workitem of one rule on one set of inputs (role -> series)."""
         manifest = self.registry.manifests[rule.pipeline]
@@ -47,7 +62,8 @@ class Planner:
             self.config.node.uid_root,
             pipeline=manifest.name,
             version=manifest.version,
-            parameters=parameters,
+            # On what has no gap it is another analysis than the one that was refused for it.
+            parameters={**parameters, **({"allow-gaps": True} if lacks else {})},
             sop_instance_uids=contents,
         )
         return Workitem(
@@ -67,6 +83,7 @@ class Planner:
             state=WorkitemState.SCHEDULED,
             scheduled_at=now,
             report_refusals=rule.report_refusals,
+            lacks=tuple((one.code, one.sentence) for one in lacks),
             known_findings=findings.known(
                 self.index, study_instance_uid=study.study_instance_uid, pipeline=manifest.name
             ),

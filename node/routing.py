@@ -19,25 +19,31 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import re2
 from pydicom.datadict import tag_for_keyword
 
 from node.errors import RuleError
+from node.plane import plane_of
 from node.windows import parse_window
 from pipelines.errors import ManifestError
 from pipelines.manifest import Manifest
-from storage.model import ClauseVerdict, HeaderValue, Rule, Series
+from storage.model import HOLD, RUN, ClauseVerdict, HeaderValue, Rule, Series
 
-#: Facts that rules may name besides keywords; `storage.index.studies` derives them.
+#: Facts that rules may name besides keywords; `storage.index.facts` derives them.
 FACTS: Mapping[str, str] = {
     "calling_ae": "AE title that sent the series",
     "instances": "instances received",
     "frames": "images received: instances, or the frames of multi-frame ones",
     "slices": "different positions in space; of multi-frame instances, frames",
+    "missing_slices": "places between the first and the last slice, on their regular grid, that have none",
+    "duplicate_positions": "instances at a position that another of the series has",
+    "orientations": "different Image Orientations (Patient)",
+    "frames_of_reference": "different Frames of Reference",
     "slice_gap_mm": "median distance between neighbouring slices along their normal",
     "slice_gap_irregular_mm": "largest minus smallest such distance",
+    "plane": "axial, coronal, sagittal or oblique, of the first instance or frame",
 }
 
 _CLAUSE = re.compile(
@@ -53,6 +59,8 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 }
 #: Operators that hold when their positive twin does not.
 _NEGATED: Mapping[str, str] = {"!=": "=", "!~": "~", "missing": "exists"}
+#: One entry per value of an attribute.
+Values: TypeAlias = tuple[str | int | float, ...]
 #: A value shown in an explanation is cut after this many characters.
 _SHOWN = 80
 
@@ -68,9 +76,25 @@ class Clause:
     def __str__(self) -> str:
         return f"{self.keyword} {self.operator} {self.operand}".rstrip()
 
+    @property
+    def is_negated(self) -> bool:
+        """Whether it holds when none of the values does what its positive twin asks."""
+        return self.operator in _NEGATED
 
+    @property
+    def accepts(self) -> Callable[[str | int | float], bool]:
+        """Whether one value does what the operator, or its positive twin, asks."""
+        return _asks(_NEGATED.get(self.operator, self.operator), self.operand)
+
+    @property
+    def holds(self) -> Callable[[Series], bool]:
+        """Whether it holds for a series."""
+        return _condition(self)
+
+
+@lru_cache(maxsize=4096)
 def parse_clause(text: str) -> Clause:
-    """Parse one clause.
+    """Parse one clause; the same text once.
 
     Raises
     ------
@@ -119,6 +143,10 @@ def check_rule(rule: Rule, manifests: Mapping[str, Manifest]) -> None:
         manifest.merge(rule.parameters)
     except ManifestError as error:
         raise RuleError(f"Rule {rule.name!r}: {error}") from error
+    if rule.incomplete not in (HOLD, RUN):
+        raise RuleError(
+            f"Rule {rule.name!r}: `incomplete` is {rule.incomplete!r}; it takes {HOLD!r} or {RUN!r}."
+        )
     _check_roles(rule, manifest)
 
 
@@ -199,47 +227,70 @@ def judge(text: str, series: Series) -> ClauseVerdict:
     except RuleError as error:
         # Rules are checked when they are written; this one was written by another version.
         return ClauseVerdict(clause=text, seen=f"unreadable clause: {error}", holds=False)
-    values = _values(clause.keyword, series)
-    operator = _NEGATED.get(clause.operator, clause.operator)
-    holds = any(_holds(operator, clause.operand, value) for value in values)
     return ClauseVerdict(
-        clause=str(clause), seen=_show(values), holds=holds != (clause.operator in _NEGATED)
+        clause=str(clause),
+        seen=show_values(values_of(clause.keyword, series)),
+        holds=clause.holds(series),
     )
 
 
-def _values(keyword: str, series: Series) -> tuple[str | int | float, ...]:
+def values_of(keyword: str, series: Series) -> Values:
+    """What a series has of a keyword or fact: nothing empty, one entry per value of the attribute."""
     raw: tuple[HeaderValue, ...]
-    raw = (series.facts.get(keyword),) if keyword in FACTS else series.header.get(keyword, ())
+    if keyword == "plane":
+        raw = (plane_of(series.header),)
+    else:
+        raw = (series.facts.get(keyword),) if keyword in FACTS else series.header.get(keyword, ())
     return tuple(value for value in raw if value is not None and value != "")
 
 
-def _holds(operator: str, operand: str, value: str | int | float) -> bool:
+@lru_cache(maxsize=4096)
+def _condition(clause: Clause) -> Callable[[Series], bool]:
+    """What a clause asks of a series; made once, for a replay asks it of 100,000."""
+    keyword, accepts, is_negated = clause.keyword, clause.accepts, clause.is_negated
+
+    is_attribute = keyword not in FACTS
+
+    def holds(series: Series) -> bool:
+        # As `values_of`, without making a tuple.
+        raw = series.header.get(keyword, ()) if is_attribute else values_of(keyword, series)
+        for value in raw:
+            if value is not None and value != "" and accepts(value):
+                return not is_negated
+        return is_negated
+
+    return holds
+
+
+@lru_cache(maxsize=4096)
+def _asks(operator: str, operand: str) -> Callable[[str | int | float], bool]:
+    """What an operator that is not negated asks of one value."""
     match operator:
         case "exists":
-            return True
-        case "=":
-            return _equal(value, operand)
-        case "in":
-            return any(_equal(value, item) for item in _items(operand))
+            return lambda _: True
+        case "=" | "in":
+            wanted = frozenset(_items(operand) if operator == "in" else (operand,))
+            numbers = frozenset(map(as_number, wanted)) - {None}
+            return lambda value: (
+                value.strip() in wanted if isinstance(value, str) else float(value) in numbers
+            )
         case "~":
-            return _pattern(operand).search(str(value)) is not None
+            search = _pattern(operand).search
+            # Descriptions and image types are the same few in most series.
+            return lru_cache(maxsize=256)(lambda value: search(str(value)) is not None)
         case _:
-            number = _number(value)
-            bound = _number(operand)
-            return number is not None and bound is not None and _COMPARE[operator](number, bound)
-
-
-def _equal(value: str | int | float, operand: str) -> bool:
-    if isinstance(value, str):
-        return value.strip() == operand
-    return _number(value) == _number(operand)
+            compare, bound = _COMPARE[operator], as_number(operand)
+            if bound is None:
+                return lambda _: False
+            return lambda value: (number := as_number(value)) is not None and compare(number, bound)
 
 
 def _items(operand: str) -> list[str]:
     return [item.strip() for item in operand.split(",") if item.strip()]
 
 
-def _number(value: str | int | float) -> float | None:
+def as_number(value: str | int | float) -> float | None:
+    """The number that a value is, or None."""
     try:
         return float(value)
     except ValueError:
@@ -259,7 +310,7 @@ def _check_operand(clause: Clause, text: str) -> None:
                     f"Clause {text!r}: {clause.operand!r} is no regular expression (RE2): {_said(error)}."
                 ) from error
         case "<" | "<=" | ">" | ">=":
-            if _number(clause.operand) is None:
+            if as_number(clause.operand) is None:
                 raise RuleError(f"Clause {text!r}: {clause.operand!r} is no number.")
         case "in":
             if not _items(clause.operand):
@@ -283,7 +334,8 @@ def _said(error: Exception) -> str:
     return message.decode() if isinstance(message, bytes) else str(message)
 
 
-def _show(values: Sequence[str | int | float]) -> str:
+def show_values(values: Values) -> str:
+    """Values as an explanation shows them: cut where they are long."""
     text = "\\".join(str(value) for value in values)
     if not values:
         return "missing"

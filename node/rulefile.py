@@ -4,8 +4,11 @@ What most rules leave alone is written only where it is said:
 
     report_refusals = true          a report that says why when a run is refused or fails
     wait = '30m'                    how long a study waits for an input that is missing
+    prefer = ['most slices']        which of several series that fit is taken, the first wish first
+    each = true                     every series that fits the first input runs, not only the one preferred
     without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
     window = 'mon-fri 20:00-06:00'  when its workitems may start (`node.windows`)
+    incomplete = 'run'              what becomes of a series that lacks slices then; not said: it is held
     [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
     'ct' = ['SliceThickness <= 3']
 """
@@ -15,13 +18,13 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from node.errors import RuleError
-from storage.model import WAIT_S, Rule
+from storage.model import HOLD, WAIT_S, Rule
 
 #: Names are typed on command lines and stand in tables.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -49,6 +52,9 @@ class _RuleEntry(BaseModel):
     roles: dict[str, list[str]] = Field(default_factory=dict)
     report_refusals: bool = False
     window: str = ""
+    incomplete: Literal["hold", "run"] = "hold"
+    prefer: list[str] = Field(default_factory=list)
+    each: bool = False
 
     @field_validator("wait")
     @classmethod
@@ -105,26 +111,40 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             f"priority = {rule.priority}",
             f"enabled = {_scalar(rule.enabled)}",
         ]
-        if rule.parameters:
-            inline = ", ".join(
-                f"{_text(k)} = {_scalar(v)}" for k, v in sorted(rule.parameters.items())
-            )
-            lines.append(f"parameters = {{ {inline} }}")
-        if rule.wait_s != WAIT_S:
-            lines.append(f"wait = {_text(format_wait(rule.wait_s))}")
-        if rule.without:
-            lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
-        if rule.report_refusals:
-            lines.append("report_refusals = true")
-        if rule.window:
-            lines.append(f"window = {_text(rule.window)}")
-        if rule.roles:
-            lines.append("[rule.roles]")
-        for role, clauses in rule.roles.items():
-            own = "".join(f"    {_text(clause)},\n" for clause in clauses)
-            lines.append(f"{_text(role)} = [\n{own}]")
+        lines += [*_less_usual(rule), *_roles(rule)]
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
+
+
+def _less_usual(rule: Rule) -> Iterator[str]:
+    """What most rules leave alone, where it is said."""
+    if rule.parameters:
+        pairs = sorted(rule.parameters.items())
+        inline = ", ".join(f"{_text(name)} = {_scalar(value)}" for name, value in pairs)
+        yield f"parameters = {{ {inline} }}"
+    if rule.wait_s != WAIT_S:
+        yield f"wait = {_text(format_wait(rule.wait_s))}"
+    if rule.without:
+        yield f"without = [{', '.join(_text(role) for role in rule.without)}]"
+    if rule.incomplete != HOLD:
+        yield f"incomplete = {_text(rule.incomplete)}"
+    if rule.report_refusals:
+        yield "report_refusals = true"
+    if rule.prefer:
+        yield from ("prefer = [", *(f"    {_text(wish)}," for wish in rule.prefer), "]")
+    if rule.each:
+        yield "each = true"
+    if rule.window:
+        yield f"window = {_text(rule.window)}"
+
+
+def _roles(rule: Rule) -> Iterator[str]:
+    """A table of its own: after every key of the rule."""
+    if rule.roles:
+        yield "[rule.roles]"
+    for role, clauses in rule.roles.items():
+        own = "".join(f"    {_text(clause)},\n" for clause in clauses)
+        yield f"{_text(role)} = [\n{own}]"
 
 
 def parse_rules(text: str, *, source: str) -> tuple[Rule, ...]:
@@ -172,6 +192,9 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         wait_s=parse_wait(entry.wait) if entry.wait else WAIT_S,
         without=tuple(entry.without),
         report_refusals=entry.report_refusals,
+        incomplete=entry.incomplete,
+        prefer=tuple(entry.prefer),
+        each=entry.each,
         window=entry.window,
     )
 

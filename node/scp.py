@@ -30,7 +30,7 @@ from node.receiving import Received, receive
 from node.transport import StoreRequest, StoreServer
 from storage.archive import Archive
 from storage.errors import StorageError
-from storage.index import Index, events
+from storage.index import Index, wholeness
 from storage.model import AddOutcome, Event, HeaderValue, utcnow
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -95,6 +95,12 @@ class _Tally:
     rejection: tuple[int, int] | None = None
     #: (Study Instance UID, DIMSE status, outcome) -> instances.
     counts: Counter[tuple[str | None, int, AddOutcome | None]] = field(default_factory=Counter)
+
+    @property
+    def studies(self) -> frozenset[str]:
+        """Those of which it brought an instance that was taken."""
+        # Of an instance that was refused nothing is held. One line: counts of an open association still grow.
+        return frozenset(uid for uid, _, outcome in tuple(self.counts) if uid and outcome)
 
 
 class Scp:
@@ -167,6 +173,10 @@ class Scp:
         for assoc in list(self._tallies):
             _hang_up(assoc)
         _log.info("stopped_listening")
+
+    def sending(self) -> frozenset[str]:
+        """Studies of which an association that is open now has brought something."""
+        return frozenset().union(*(tally.studies for tally in tuple(self._tallies.values())))
 
     def __enter__(self) -> Scp:
         self.start()
@@ -241,8 +251,13 @@ class Scp:
         for line in lines:
             _log.info("association_ended", kind=line.kind, calling_ae=line.actor, **line.detail)
         try:
-            for line in lines:
-                events.add(self._index, line)
+            wholeness.end_association(
+                self._index,
+                lines=lines,
+                studies=tally.studies,
+                at=utcnow(),
+                released=bool(assoc.is_released),
+            )
         except StorageError as error:
             _log.error("association_not_audited", reason=str(error))
         if any(outcome is AddOutcome.ADDED for _, _, outcome in tally.counts):

@@ -1,28 +1,41 @@
 """Which series of a study a rule runs on: input by input, with the reason why each was taken or not. Pure.
 
     fits      a series plays a role when its modality and images suit the pipeline, and the rule's clauses hold
-    begins    every series that fits the first wanted role begins a set of inputs
-    joins     each further role gets, of the series in the same frame of reference, the one with most slices
-    missing   a set waits until `wait_s` after its last instance came; then it runs without what is missing where the
-              rule allows that (`without`), or is held. What comes later is news, and the set is looked at again.
+    wins      of those that fit, one plays the role: the one the rule prefers (`node.preference`); with `each` every
+              series that fits the first role begins a run of its own
+    joins     roles of one run share a frame of reference where the manifest says so (`node.pairing`)
+    missing   a run waits until `wait_s` after its last instance came; then it goes without what is missing where the
+              rule allows that (`without`), or is held. What comes later is news, and the study is looked at again.
+    lacking   a run waits as long for the slices that a series of it lacks; then it goes on what there is where the rule
+              says so (`incomplete`), or a person does; else it is held, or refused by the pipeline where the rule
+              reports refusals.
 
-Roles are looked at in the manifest's order; where no series fits the first, the next begins. A pipeline of one role
-thus runs on every series that fits. The clock is a parameter, and a deadline follows from what is stored: a node that
-was killed while a study waited waits for what is left.
+The clock is a parameter, and a deadline follows from what is stored: a node that was killed while a study waited waits
+for what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from node.routing import count_frames, demands, judge, wanted_roles
-from node.rulefile import format_wait
+from node import reasons
+from node.pairing import (
+    FRAME,
+    InputSet,
+    Lacking,
+    ReadRule,
+    find_sets,
+    frame_of,
+    frames_to_share,
+    read_rule,
+    share_frame,
+)
+from node.routing import demands, judge
 from pipelines.manifest import Manifest
-from storage.model import ClauseVerdict, Decision, DecisionCode, Rule, Series
+from storage.model import ClauseVerdict, Decision, DecisionCode, Rule, Series, VerdictReason
 
-_FRAME = "FrameOfReferenceUID"
 _Verdicts = tuple[ClauseVerdict, ...]
 
 
@@ -36,6 +49,8 @@ class Selection:
     inputs: Mapping[str, Series] = field(default_factory=dict)
     #: When the wait for a missing input ends; None when there is none.
     waits_until: datetime | None = None
+    #: What its series lack, where it runs on them all the same.
+    lacks: tuple[VerdictReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,39 +65,43 @@ class _Fit:
 class _Studied:
     """One rule on one study: what is wanted, and what fits."""
 
-    rule: Rule
-    manifest: Manifest
-    wanted: tuple[str, ...]
+    wanted: ReadRule
     fits: Mapping[str, Sequence[_Fit]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
-    """What becomes of a set of inputs, and what it lacks."""
-
-    code: DecisionCode
-    missing: tuple[str, ...]
-    deadline: datetime
-
-
-def route(
+def route(  # noqa: PLR0913 - as `select`
     rules: Iterable[Rule],
     series: Sequence[Series],
     manifests: Mapping[str, Manifest],
     *,
     now: datetime,
+    lacking: Lacking | None = None,
+    forced: bool = False,
 ) -> tuple[Selection, ...]:
     """Every enabled rule on the series of one study that are not our own, most urgent rule first."""
     ordered = sorted((rule for rule in rules if rule.enabled), key=lambda r: (-r.priority, r.name))
     return tuple(
         selection
         for rule in ordered
-        for selection in select(rule, series, manifests.get(rule.pipeline), now=now)
+        for selection in select(
+            rule,
+            series,
+            manifests.get(rule.pipeline),
+            now=now,
+            lacking=lacking,
+            forced=forced,
+        )
     )
 
 
-def select(
-    rule: Rule, series: Sequence[Series], manifest: Manifest | None, *, now: datetime
+def select(  # noqa: PLR0913 - one decision
+    rule: Rule,
+    series: Sequence[Series],
+    manifest: Manifest | None,
+    *,
+    now: datetime,
+    lacking: Lacking | None = None,
+    forced: bool = False,
 ) -> tuple[Selection, ...]:
     """One rule on the series of one study: its sets of inputs, then the series that fit no role.
 
@@ -94,36 +113,33 @@ def select(
         Of the rule's pipeline; None when it is not installed.
     now
         Aware; decides whether a wait is over.
+    lacking
+        What did not come of some series.
+    forced
+        A person asked for it as it is: nothing is waited for, and a series that lacks slices runs.
     """
     foreign = [one for one in series if not one.own]
     if manifest is None:
-        unfit = [_not_installed(rule, one) for one in foreign]
+        unfit = [reasons.not_installed(rule, one) for one in foreign]
         sets = []
     else:
-        studied, unfit = _study(rule, manifest, foreign)
-        first = next((role for role in studied.wanted if studied.fits[role]), None)
-        sets = [_assemble(studied, first, one, now) for one in studied.fits[first]] if first else []
+        studied, unfit = _study(read_rule(rule, manifest), foreign)
+        fits = {role: [fit.series for fit in found] for role, found in studied.fits.items()}
+        found = find_sets(studied.wanted, fits, now=now, lacking=lacking or {}, forced=forced)
+        sets = [_explain(studied, one) for one in found]
     return (*sets, Selection(rule=rule, decisions=tuple(unfit))) if unfit else tuple(sets)
-
-
-def count_slices(series: Series) -> int:
-    """Slices of a series: its different positions, or the frames of multi-frame instances."""
-    slices = series.facts.get("slices")
-    return slices if isinstance(slices, int) else count_frames(series)
 
 
 # -- which series fit -----------------------------------------------------------------------------
 
 
-def _study(
-    rule: Rule, manifest: Manifest, series: Sequence[Series]
-) -> tuple[_Studied, list[Decision]]:
+def _study(wanted: ReadRule, series: Sequence[Series]) -> tuple[_Studied, list[Decision]]:
     """For each wanted role the series that fit it; why the others do not."""
-    wanted = wanted_roles(rule, manifest)
-    fits: dict[str, list[_Fit]] = {role: [] for role in wanted}
+    rule, manifest = wanted.rule, wanted.manifest
+    fits: dict[str, list[_Fit]] = {role: [] for role in wanted.roles}
     unfit: list[Decision] = []
     for one in series:
-        playable = [r for r in wanted if one.modality in manifest.inputs[r].modality]
+        playable = [r for r in wanted.roles if one.modality in manifest.inputs[r].modality]
         for role in playable or ("",):
             texts = (*rule.where, *rule.roles.get(role, ()))
             said = tuple(judge(text, one) for text in texts)
@@ -131,204 +147,116 @@ def _study(
             if all(verdict.holds for verdict in verdicts):
                 fits[role].append(_Fit(series=one, verdicts=verdicts))
             else:
-                unfit.append(_lost(rule, role, one, verdicts))
-    return _Studied(rule=rule, manifest=manifest, wanted=wanted, fits=fits), unfit
+                unfit.append(reasons.lost(rule, role, one, verdicts))
+    return _Studied(wanted=wanted, fits=fits), unfit
 
 
 # -- one set of inputs ----------------------------------------------------------------------------
 
 
-def _assemble(studied: _Studied, first: str, begin: _Fit, now: datetime) -> Selection:
-    """The set that one series begins: its partners, and whether it runs, waits or is held."""
-    chosen: dict[str, _Fit] = {first: begin}
-    lost: dict[str, list[Decision]] = {}
-    for role in studied.wanted:
-        if role != first and studied.fits[role]:
-            winner, lost[role] = _choose_partner(studied, role, chosen)
-            if winner is not None:
-                chosen[role] = winner
-    outcome = _settle(studied, chosen, now)
-    decisions: list[Decision] = []
-    for role in studied.wanted:
-        if role in chosen:
-            decisions.append(_taken(studied, role, chosen[role], outcome))
+def _explain(studied: _Studied, found: InputSet) -> Selection:
+    """The decisions on one set: who plays each role and why, who lost it, and what is missing."""
+    wanted, rule = studied.wanted, studied.wanted.rule
+    of_role: dict[str, list[Decision]] = {}
+    before: dict[str, Series] = {}
+    # As the set was made: the first role, then the others.
+    for role in sorted(wanted.roles, key=lambda role: role != found.first):
+        lost = _rivals(studied, role, found, before)
+        if role in found.chosen:
+            verdicts = _praise(studied, role, found, before, lost)
+            of_role[role] = [reasons.taken(wanted, role, found, verdicts), *lost]
+            before[role] = found.chosen[role]
         else:
-            decisions.append(_missing(studied.rule, role, outcome))
-        decisions += lost.get(role, [])
-    ordered = {role: chosen[role].series for role in studied.wanted if role in chosen}
+            of_role[role] = [reasons.missing(rule, role, found), *lost]
+    runs = found.code is DecisionCode.RUNS
     return Selection(
-        rule=studied.rule,
-        decisions=tuple(decisions),
-        inputs=ordered if outcome.code is DecisionCode.RUNS else {},
-        waits_until=outcome.deadline if outcome.code is DecisionCode.WAITS else None,
+        rule=rule,
+        decisions=tuple(one for role in wanted.roles for one in of_role[role]),
+        inputs={r: found.chosen[r] for r in wanted.roles if r in found.chosen} if runs else {},
+        waits_until=found.deadline if found.code is DecisionCode.WAITS else None,
+        lacks=found.lacks if found.may_lack else (),
     )
 
 
-def _choose_partner(
-    studied: _Studied, role: str, chosen: Mapping[str, _Fit]
-) -> tuple[_Fit | None, list[Decision]]:
-    """Of those in the same frame of reference the one with most slices; why the others lost."""
-    taken = {fit.series.series_instance_uid for fit in chosen.values()}
-    able: list[_Fit] = []
-    lost: list[Decision] = []
+def _rivals(
+    studied: _Studied, role: str, found: InputSet, before: Mapping[str, Series]
+) -> list[Decision]:
+    """Why the others that fit `role` do not play it: another frame of reference, or the rule prefers one."""
+    rule = studied.wanted.rule
+    if role == found.first and rule.each:
+        # Each begins a set of its own.
+        return []
+    winner = found.chosen.get(role)
+    taken = {one.series_instance_uid for one in before.values()}
+    beaten: list[tuple[_Fit, _Verdicts]] = []
+    apart: list[Decision] = []
     for fit in studied.fits[role]:
-        frames = _judge_frames(studied.manifest, role, fit.series, chosen)
-        verdicts = (*fit.verdicts, *frames)
-        if fit.series.series_instance_uid in taken:
+        if fit.series is winner or fit.series.series_instance_uid in taken:
             continue
-        if all(verdict.holds for verdict in frames):
-            able.append(_Fit(series=fit.series, verdicts=verdicts))
+        frames = _judge_frames(studied.wanted.manifest, role, fit.series, before)
+        verdicts = (*fit.verdicts, *frames)
+        if winner is None or not all(verdict.holds for verdict in frames):
+            apart.append(reasons.lost(rule, role, fit.series, verdicts))
         else:
-            lost.append(_lost(studied.rule, role, fit.series, verdicts))
-    if not able:
-        return None, lost
-    winner = min(able, key=_rank)
-    beaten = [
-        _lost(
-            studied.rule,
+            beaten.append((fit, verdicts))
+    if winner is None:
+        return apart
+    key = studied.wanted.preference.key
+    return [
+        reasons.lost(
+            rule,
             role,
             fit.series,
-            (*fit.verdicts, _judge_slices(fit.series, winner.series)),
+            (*verdicts, _judge_rank(studied, found, role, fit.series)),
             code=DecisionCode.OUTRANKED,
         )
-        for fit in sorted(able, key=_rank)[1:]
-    ]
-    if beaten:
-        most = _judge_slices(winner.series, winner.series)
-        winner = _Fit(series=winner.series, verdicts=(*winner.verdicts, most))
-    return winner, beaten + lost
+        for fit, verdicts in sorted(beaten, key=lambda one: key(one[0].series))
+    ] + apart
 
 
-def _rank(fit: _Fit) -> tuple[int, datetime, str]:
-    one = fit.series
-    return -count_slices(one), one.first_received_at, one.series_instance_uid
+def _praise(
+    studied: _Studied,
+    role: str,
+    found: InputSet,
+    before: Mapping[str, Series],
+    lost: Sequence[Decision],
+) -> _Verdicts:
+    """Every clause that holds for who plays `role`; last, the wish that decided against the next best."""
+    winner = found.chosen[role]
+    fits = {fit.series.series_instance_uid: fit for fit in studied.fits[role]}
+    verdicts = (
+        *fits[winner.series_instance_uid].verdicts,
+        *_judge_frames(studied.wanted.manifest, role, winner, before),
+    )
+    beaten = next((one for one in lost if one.code == DecisionCode.OUTRANKED), None)
+    if beaten is None:
+        return verdicts
+    next_best = fits[beaten.series_instance_uid].series
+    decided = studied.wanted.preference.judge(winner, next_best)
+    return (*verdicts, decided) if decided.holds else verdicts
 
 
-def _judge_slices(series: Series, winner: Series) -> ClauseVerdict:
-    mine, most = count_slices(series), count_slices(winner)
-    seen = str(mine)
-    if series is not winner:
-        that = f"series …{winner.series_instance_uid[-12:]}"
-        seen += f"; {that} has {most}" if mine < most else f" as {that}, which came first"
-    return ClauseVerdict(clause="has most slices", seen=seen, holds=series is winner)
+def _judge_rank(studied: _Studied, found: InputSet, role: str, loser: Series) -> ClauseVerdict:
+    """Why a series lost to the winner of its role: the wish that decided, or inputs that the winner's run has."""
+    winner = found.chosen[role]
+    verdict = studied.wanted.preference.judge(loser, winner)
+    if not verdict.holds:
+        return verdict
+    # It would be preferred, but more is missing beside it: only runs are compared so, by their first role.
+    return ClauseVerdict(
+        clause="prefer a run with most inputs",
+        seen=f"fewer; with series …{winner.series_instance_uid[-12:]} {' and '.join(found.chosen)}",
+        holds=False,
+    )
 
 
 def _judge_frames(
-    manifest: Manifest, role: str, series: Series, chosen: Mapping[str, _Fit]
+    manifest: Manifest, role: str, series: Series, chosen: Mapping[str, Series]
 ) -> _Verdicts:
-    """PS3.3 C.7.4.1.1.1: positions of two series compare only where Frame of Reference UID is the same."""
     verdicts = []
-    for other, fit in chosen.items():
-        asked = manifest.inputs[role].same_frame_as, manifest.inputs[other].same_frame_as
-        if asked[0] == other or asked[1] == role:
-            mine, theirs = _frame_of(series), _frame_of(fit.series)
-            clause = f"{_FRAME} = that of {other}, {theirs or 'which has none'}"
-            same = mine != "" and mine == theirs
-            verdicts.append(ClauseVerdict(clause=clause, seen=mine or "missing", holds=same))
+    for other, partner in frames_to_share(manifest, role, chosen):
+        clause = f"{FRAME} = that of {other}, {frame_of(partner) or 'which has none'}"
+        same = share_frame(series, partner)
+        seen = frame_of(series) or "missing"
+        verdicts.append(ClauseVerdict(clause=clause, seen=seen, holds=same))
     return tuple(verdicts)
-
-
-def _frame_of(series: Series) -> str:
-    return str(series.header.get(_FRAME, ("",))[0] or "")
-
-
-def _settle(studied: _Studied, chosen: Mapping[str, _Fit], now: datetime) -> _Outcome:
-    rule = studied.rule
-    missing = tuple(role for role in studied.wanted if role not in chosen)
-    last = max(fit.series.last_received_at for fit in chosen.values())
-    deadline = last + timedelta(seconds=rule.wait_s)
-    if missing and now < deadline:
-        code = DecisionCode.WAITS
-    elif all(role in rule.without for role in missing):
-        code = DecisionCode.RUNS
-    else:
-        code = DecisionCode.HELD
-    return _Outcome(code=code, missing=missing, deadline=deadline)
-
-
-# -- decisions and their reasons ------------------------------------------------------------------
-
-
-def _decision(  # noqa: PLR0913 - one noun
-    rule: Rule,
-    role: str,
-    series: Series | None,
-    *,
-    code: DecisionCode,
-    reason: str,
-    verdicts: _Verdicts = (),
-) -> Decision:
-    return Decision(
-        rule=rule.name,
-        rule_version=rule.version,
-        pipeline=rule.pipeline,
-        series_instance_uid="" if series is None else series.series_instance_uid,
-        matched=code is DecisionCode.RUNS,
-        clauses=verdicts,
-        reason=reason,
-        role=role,
-        code=code,
-    )
-
-
-def _not_installed(rule: Rule, series: Series) -> Decision:
-    verdicts = tuple(judge(text, series) for text in rule.where)
-    reason = f"Pipeline {rule.pipeline} is not installed."
-    code = DecisionCode.NOT_INSTALLED
-    return _decision(rule, "", series, code=code, reason=reason, verdicts=verdicts)
-
-
-def _lost(
-    rule: Rule,
-    role: str,
-    series: Series,
-    verdicts: _Verdicts,
-    *,
-    code: DecisionCode = DecisionCode.UNFIT,
-) -> Decision:
-    failed = [f"{v.clause} (seen: {v.seen})" for v in verdicts if not v.holds]
-    reason = "Does not run: " + "; ".join(failed)
-    return _decision(rule, role, series, code=code, reason=reason, verdicts=verdicts)
-
-
-def _taken(studied: _Studied, role: str, fit: _Fit, outcome: _Outcome) -> Decision:
-    rule, missing = studied.rule, outcome.missing
-    match outcome.code:
-        case DecisionCode.WAITS:
-            then = f"waits for {_listed(missing)} until {_clock(outcome.deadline)}"
-        case DecisionCode.HELD:
-            then = "is held: the rule allows no run without " + _listed(
-                [one for one in missing if one not in rule.without]
-            )
-        case _:
-            then = "runs" + (f" without {_listed(missing)}" if missing else "")
-    as_role = f", as {role}" if len(studied.manifest.inputs) > 1 else ""
-    reason = f"Every clause holds{as_role}: {rule.pipeline} {then}."
-    return _decision(
-        rule, role, fit.series, code=outcome.code, reason=reason, verdicts=fit.verdicts
-    )
-
-
-def _missing(rule: Rule, role: str, outcome: _Outcome) -> Decision:
-    within = f" within {format_wait(rule.wait_s)}" if rule.wait_s else ""
-    code: DecisionCode = outcome.code
-    nobody = f"No series that fits as {role} came{within}"
-    match outcome.code:
-        case DecisionCode.WAITS:
-            then = "runs without it" if role in rule.without else "does not run"
-            until = _clock(outcome.deadline)
-            reason = f"No series fits as {role} yet: after {until} {rule.pipeline} {then}."
-        case DecisionCode.RUNS:
-            code = DecisionCode.ABSENT
-            reason = f"{nobody}: {rule.pipeline} runs without it, as the rule allows."
-        case _:
-            reason = f"{nobody}. One that comes later still counts."
-    return _decision(rule, role, None, code=code, reason=reason)
-
-
-def _listed(roles: Sequence[str]) -> str:
-    return " and ".join(roles)
-
-
-def _clock(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

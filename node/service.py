@@ -1,8 +1,8 @@
 """Puts the parts together, starts them, stops them.
 
-Four loops: evaluate, perform (one per worker), deliver (one association per destination at a time), retract. Each is
-woken by the step before it and by time; what another process wrote to the index is seen within `POLL_S`. The calendar
-(APScheduler) sweeps.
+Five loops: evaluate, perform (one per worker), deliver (one association per destination at a time), retract, ask
+(archives, how much they have of a study). Each is woken by the step before it and by time; what another process wrote
+to the index is seen within `POLL_S`. The calendar (APScheduler) sweeps.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +23,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from migrations.commands import current, upgrade
-from node import lifecycle
+from node import asking, lifecycle
 from node.compute import Compute
 from node.config import Config
 from node.lifecycle import Parts
@@ -44,6 +45,7 @@ from storage.index import (
     turns,
     workitems,
 )
+from storage.index.wholeness import Question
 from storage.model import Event, PipelineSeen, utcnow
 
 #: Seconds until a loop looks by itself.
@@ -136,14 +138,17 @@ class Service:
         )
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._sending: set[str] = set()
+        self._asked: set[str] = set()
         self._stopping = threading.Event()
         self._evaluating = Loop("evaluate", self._evaluate)
         self._performing = [Loop("perform", self._perform) for _ in range(self._compute.slots)]
         self._delivering = Loop("deliver", self._deliver)
         self._retracting = Loop("retract", self._retract)
+        self._asking = Loop("ask", self._ask)
         self._calendar = BackgroundScheduler(timezone="UTC")
         self._next_start: datetime | None = None
         self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
+        self._parts = replace(self._parts, sending=self._scp.sending)
 
     def start(self) -> None:
         """Listen, take back what a killed process held, begin."""
@@ -198,7 +203,13 @@ class Service:
 
     @property
     def _loops(self) -> tuple[Loop, ...]:
-        return (self._evaluating, *self._performing, self._delivering, self._retracting)
+        return (
+            self._evaluating,
+            *self._performing,
+            self._delivering,
+            self._retracting,
+            self._asking,
+        )
 
     # -- one step of each loop --------------------------------------------------------------------
 
@@ -208,6 +219,23 @@ class Service:
         self._plan_wake()
         self._wake_workers()
         return False
+
+    def _ask(self) -> bool:
+        for destination, questions in asking.due(self._index, self._config, now=utcnow()).items():
+            # In a thread for each: an archive that is dead keeps the others waiting for nothing.
+            if destination not in self._asked:
+                self._asked.add(destination)
+                self._senders.submit(self._ask_one, destination, questions)
+        return False
+
+    def _ask_one(self, destination: str, questions: Sequence[Question]) -> None:
+        try:
+            asking.ask(self._index, self._config, questions)
+            self._evaluating.wake()
+        except Exception:
+            log.exception("step_failed", loop="ask", destination=destination)
+        finally:
+            self._asked.discard(destination)
 
     def _perform(self) -> bool:
         performed = lifecycle.perform(self._parts, now=utcnow())
@@ -278,7 +306,10 @@ class Service:
                 )
 
         known = self._config.evidence.known_profiles
-        for destination in destinations.list_destinations(self._index):
+        listed = destinations.list_destinations(self._index)
+        for name in set(self._config.routing.ask.values()) - {one.name for one in listed}:
+            log.error("routing_ask_names_no_destination", destination=name)
+        for destination in listed:
             if destination.profile not in known:
                 log.error(
                     "destination_has_unknown_profile",

@@ -64,6 +64,8 @@ class PerformTask:
     replaced: tuple[Evidence, ...] = ()
     #: The workitem that the result as a whole is tracked by: the first of its line; itself when empty.
     tracked_as: str = ""
+    #: What did not come of its inputs, which are analysed all the same: code, sentence.
+    lacks: tuple[tuple[str, str], ...] = ()
     #: Code, sentence: the run is over, and the report that says so is wanted in place of a result.
     refusal: tuple[str, str] | None = None
 
@@ -177,6 +179,7 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             known_findings=task.known_findings,
             replaced=task.replaced,
             tracked_as=task.tracked_as,
+            lacks=task.lacks,
         )
         if task.refusal is not None:
             report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)

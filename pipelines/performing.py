@@ -61,6 +61,9 @@ class PerformRequest:
     replaced: tuple[Evidence, ...] = ()
     #: The workitem that the result as a whole is tracked by: the first of its line; itself when empty.
     tracked_as: str = ""
+    #: What did not come of the inputs, code and sentence, where they are analysed all the same as far as they have no
+    #: gap, with a notice; where nothing is said, a gap is refused.
+    lacks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +104,13 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
     timings: dict[str, float] = {}
     parameters = manifest.merge(request.parameters)
     with _timed(timings, "load"):
-        sources = _read_inputs(manifest, request.inputs)
+        sources = _read_inputs(manifest, request.inputs, allow_gaps=bool(request.lacks))
     with _timed(timings, "infer"), pipeline_code(loaded.entry):
         result = loaded.pipeline.run(loaded.model, sources, parameters)
     with _timed(timings, "encode"):
         _check(result, sources)
-        result = replace(result, notices=(*_absences(manifest, sources), *result.notices))
+        gaps = _gaps(request, sources)
+        result = replace(result, notices=(*_absences(manifest, sources), *gaps, *result.notices))
         described = EvidenceRequest(
             workitem_uid=request.workitem_uid,
             manifest=manifest,
@@ -210,7 +214,7 @@ def has_gpu() -> bool:
 
 
 def _read_inputs(
-    manifest: Manifest, inputs: Mapping[str, Sequence[Path]]
+    manifest: Manifest, inputs: Mapping[str, Sequence[Path]], *, allow_gaps: bool
 ) -> dict[str, SourceSeries]:
     for role in inputs:
         if role not in manifest.inputs:
@@ -226,7 +230,7 @@ def _read_inputs(
         )
     for role, spec in manifest.inputs.items():
         if inputs.get(role):
-            sources[role] = read_series(inputs[role])
+            sources[role] = read_series(inputs[role], allow_gaps=allow_gaps)
             _demand_accepted(role, spec, sources[role])
         elif not spec.optional:
             raise InputError(
@@ -274,6 +278,14 @@ def _absences(manifest: Manifest, sources: Mapping[str, SourceSeries]) -> Iterat
         if role not in sources:
             what = f" ({spec.description.rstrip('.')})" if spec.description else ""
             yield Notice(code="input-absent", message=f"Analysed without the input {role!r}{what}.")
+
+
+def _gaps(request: PerformRequest, sources: Mapping[str, SourceSeries]) -> list[Notice]:
+    """What did not come: as reading found it where there is a gap, else as the request says."""
+    found = [source.gap for source in sources.values() if source.gap is not None]
+    codes = {notice.code for notice in found}
+    said = [Notice(code=code, message=text) for code, text in request.lacks if code not in codes]
+    return [*found, *said]
 
 
 # -- results --------------------------------------------------------------------------------------

@@ -34,11 +34,14 @@ class SourceSeries:
         has the instance's header and the Image Position and Orientation (Patient) of its frame.
     frame_numbers
         Of a multi-frame image: which frame, from 1, each slice is. Empty where each slice is an instance.
+    gap
+        What is left out, where the series lacks slices and the volume is its longest run without a gap.
     """
 
     volume: Volume
     datasets: tuple[Dataset, ...]
     frame_numbers: tuple[int, ...] = ()
+    gap: Notice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,11 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from pipelines.enhanced import frame_headers, is_enhanced
 from pipelines.errors import InputError
-from pipelines.geometry import fit_grid
+from pipelines.gaps import longest_run
+from pipelines.geometry import Grid, fit_grid
 from pipelines.pixels import frame_values, modality_values
 from pipelines.reconstruction import is_nuclear, place_frames
-from pipelines.result import SourceSeries
+from pipelines.result import Notice, SourceSeries
 
 #: What reading a damaged or foreign file raises.
 _READ_ERRORS = (
@@ -51,7 +52,7 @@ _HEADER = (
 )
 
 
-def read_series(files: Sequence[Path]) -> SourceSeries:
+def read_series(files: Sequence[Path], *, allow_gaps: bool = False) -> SourceSeries:
     """Read the images of one series as a volume.
 
     Parameters
@@ -59,6 +60,8 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
     files
         DICOM files of one series, in any order and any transfer syntax that can be decoded: single-frame images, one
         enhanced CT, MR or PET image, or one multi-frame NM image (RECON TOMO).
+    allow_gaps
+        Of single-frame images that lack slices between others, read the longest run without a gap.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
             code="input-too-few-slices",
         )
     _demand_one_series(datasets)
-    grid = fit_grid(datasets)
+    datasets, grid, gap = _place(datasets, allow_gaps=allow_gaps)
     ordered = [datasets[index] for index in grid.order]
     _demand_readable(ordered[0])
     volume = Volume(
@@ -93,7 +96,23 @@ def read_series(files: Sequence[Path]) -> SourceSeries:
         coordinate_system="PATIENT",
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID") or None,
     )
-    return SourceSeries(volume=volume, datasets=tuple(ordered))
+    return SourceSeries(volume=volume, datasets=tuple(ordered), gap=gap)
+
+
+def _place(
+    datasets: list[Dataset], *, allow_gaps: bool
+) -> tuple[list[Dataset], Grid, Notice | None]:
+    """The slices that are read, where they lie, and what is left out."""
+    try:
+        return datasets, fit_grid(datasets), None
+    except InputError as error:
+        # All else that could be wrong with them is asked before; steps of two slices and of one look irregular.
+        is_gap = error.code in {"input-missing-slices", "input-irregular-spacing"}
+        found = longest_run(datasets) if allow_gaps and is_gap else None
+        if found is None:
+            raise
+    chosen, gap = found
+    return chosen, fit_grid(chosen), gap
 
 
 def _read_reconstruction(datasets: Sequence[Dataset]) -> SourceSeries:

@@ -24,6 +24,8 @@ Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 WAIT_S = 1800
 #: Seconds of waiting that count as one point of priority: nothing waits for ever.
 AGE_S = 600
+#: What a rule does with a series that lacks slices.
+HOLD, RUN = "hold", "run"
 
 
 def utcnow() -> datetime:
@@ -102,6 +104,67 @@ class Series:
     own: bool = False
 
 
+class Confidence(StrEnum):
+    """How sure a verdict is."""
+
+    #: Counted, seen in space, or said by a person.
+    CERTAIN = "certain"
+    #: The sender ended its association, and no slice is missing between others.
+    LIKELY = "likely"
+    #: Nothing came for a while: all there is to go by.
+    PRESUMED = "presumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictReason:
+    """One thing that speaks for a study being whole, or against it."""
+
+    #: One of `node.completeness.ReasonCode`.
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a study is whole, how sure that is, and why (`node.completeness`)."""
+
+    whole: bool
+    confidence: Confidence
+    #: Whether it may be evaluated: it is plainly whole, or there is no more to wait for.
+    ready: bool
+    reasons: tuple[VerdictReason, ...]
+    #: When it is looked at again if nothing comes; None when it is ready.
+    look_again_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the sender's archive was asked of a study (C-FIND), and what it answered last."""
+
+    #: The destination.
+    of: str
+    #: When it answered; None when it never did.
+    at: datetime | None = None
+    #: Number of Study Related Series (0020,1206) and Instances (0020,1208); None where the answer has none.
+    series: int | None = None
+    instances: int | None = None
+    #: Series Instance UID -> Number of Series Related Instances (0020,1209), where it was given.
+    by_series: Mapping[str, int] = field(default_factory=dict)
+    #: Questions without an answer since the last one, why, and when it is asked again.
+    attempts: int = 0
+    failure: str = ""
+    again_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A study that a person holds: it is not evaluated until it is released."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """A study and its two counters: there is news while `revision > evaluated_revision`."""
@@ -119,6 +182,20 @@ class Study:
     last_received_at: datetime
     #: A wait for a missing input ends then: the study is evaluated again, with news or without.
     waits_until: datetime | None = None
+    #: When an association that brought some of it was released last, when one was aborted, and how many ended.
+    released_at: datetime | None = None
+    aborted_at: datetime | None = None
+    associations: int = 0
+    #: The revision that was looked at last, whether it was found whole, and when to look again if nothing comes.
+    looked_revision: int = 0
+    verdict: Verdict | None = None
+    look_at: datetime | None = None
+    #: Longest time between two of its instances, s, at that revision; pauses left out.
+    pace_s: float = 0.0
+    asked: Asked | None = None
+    held: Hold | None = None
+    #: When a person asked for it to be evaluated as it is.
+    forced_at: datetime | None = None
 
 
 # -- what shall run -----------------------------------------------------------------------------
@@ -147,6 +224,12 @@ class Rule:
     report_refusals: bool = False
     #: When its workitems may start, e.g. `mon-fri 20:00-06:00` (`node.windows`); empty: at any time.
     window: str = ""
+    #: What becomes of a series that lacks slices when the wait is over: `hold`, or `run` on what has no gap.
+    incomplete: str = HOLD
+    #: Which of several series that fit is taken, the first wish first: clauses, `most slices`, `least SliceThickness`.
+    prefer: tuple[str, ...] = ()
+    #: Whether every series that fits the first input begins a run, not only the one preferred.
+    each: bool = False
     version: int = 1
 
 
@@ -177,7 +260,7 @@ class DecisionCode(StrEnum):
     RUNS = "runs"
     #: A clause of the rule or a demand of the pipeline does not hold.
     UNFIT = "unfit"
-    #: It would do, but another series has more slices.
+    #: It would do, but the rule prefers another series.
     OUTRANKED = "outranked"
     #: An input is missing that may come yet; `reason` says until when.
     WAITS = "waits"
@@ -275,6 +358,8 @@ class Workitem:
     predecessor: str | None = None
     #: The workitem that was scheduled in place of this one; its evidence counts when it is there.
     superseded_by: str | None = None
+    #: What did not come of its inputs, which are analysed all the same, as far as they have no gap: code, sentence.
+    lacks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

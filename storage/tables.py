@@ -121,6 +121,9 @@ series = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("header", JsonValue, nullable=False),
+    #: Derived once, by an evaluation; they hold while `facts_count` is `instance_count` (`storage.index.facts`).
+    Column("facts", JsonValue),
+    Column("facts_count", Integer),
 )
 
 studies = Table(
@@ -138,6 +141,29 @@ studies = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("waits_until", UtcDateTime),
+    # Whether it is whole: what the end of an association says, ...
+    Column("released_at", UtcDateTime),
+    Column("aborted_at", UtcDateTime),
+    Column("associations", Integer, nullable=False, server_default=text("0")),
+    # ... what was found when it was looked at last, ...
+    Column("looked_revision", Integer, nullable=False, server_default=text("0")),
+    Column("look_at", UtcDateTime),
+    Column("pace_s", Double, nullable=False, server_default=text("0")),
+    Column("verdict", JsonValue),
+    # ... what the sender's archive answers, ...
+    Column("asked_of", Text),
+    Column("asked_at", UtcDateTime),
+    Column("ask_again_at", UtcDateTime),
+    Column("ask_attempts", Integer, nullable=False, server_default=text("0")),
+    Column("ask_failure", Text, nullable=False, server_default=text("''")),
+    Column("expected_series", Integer),
+    Column("expected_instances", Integer),
+    Column("expected_by_series", JsonValue),
+    # ... and what a person said.
+    Column("held_at", UtcDateTime),
+    Column("held_by", Text, nullable=False, server_default=text("''")),
+    Column("held_reason", Text, nullable=False, server_default=text("''")),
+    Column("forced_at", UtcDateTime),
     Index(None, "last_received_at"),
     Index(None, "patient_id"),
 )
@@ -172,6 +198,9 @@ rules = Table(
     Column("without", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
     Column("window", Text, nullable=False, server_default=text("''")),
+    Column("incomplete", Text, nullable=False, server_default=text("'hold'")),
+    Column("prefer", JsonValue, nullable=False, server_default=text("'[]'")),
+    Column("each", Boolean, nullable=False, server_default=false()),
 )
 
 #: Outlives the rule: a decision names rule and version for good.
@@ -264,6 +293,7 @@ workitems = Table(
     Column("hold_reason", Text),
     Column("predecessor", Text),
     Column("superseded_by", Text),
+    Column("lacks", JsonValue, nullable=False, server_default=text("'[]'")),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),

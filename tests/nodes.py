@@ -146,7 +146,7 @@ class Node:
         profile: str = "generic",
         report_refusals: bool = False,
     ) -> None:
-        """A destination on `port`, and a rule that sends every CT there."""
+        """A destination on `port`, and a rule that sends what is made of every CT there."""
         with self.index() as index:
             destinations.add(
                 index,
@@ -163,6 +163,7 @@ class Node:
                     where=("Modality = CT",),
                     destinations=(name,),
                     report_refusals=report_refusals,
+                    each=True,
                 ),
                 actor="test",
             )

@@ -61,7 +61,7 @@ class Orthanc:
 
 @contextmanager
 def running_orthanc(folder: Path, *, plugins: Sequence[str] = ()) -> Iterator[Orthanc]:
-    """Start Orthanc with its storage and index under `folder`; default configuration otherwise."""
+    """Start Orthanc with its storage and index under `folder`; everybody may ask; default configuration otherwise."""
     orthanc = Orthanc(ae_title="ORTHANC", dicom_port=free_port(), http_port=free_port())
     configuration = folder / "orthanc.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,8 @@ def running_orthanc(folder: Path, *, plugins: Sequence[str] = ()) -> Iterator[Or
                 "DicomPort": orthanc.dicom_port,
                 "HttpPort": orthanc.http_port,
                 "RemoteAccessAllowed": False,
+                # As if we stood in DicomModalities: others' questions end in an abort.
+                "DicomAlwaysAllowFind": True,
                 "StorageDirectory": str(folder / "storage"),
                 "IndexDirectory": str(folder / "storage"),
                 "Plugins": list(plugins),

@@ -4,8 +4,9 @@
         send(pacs.destination, ...)
         assert [ds.Modality for ds in pacs.received] == ["SEG"]
 
-It can be told to refuse (`status = 0xA700`), to hang up in the middle (`abort_after = 3`), to take little
-(`transfer_syntaxes`), to be dead (`stop()`) and to come back (`start()`, on the same port).
+It answers C-FIND (Study Root) of what is in `holds`. It can be told to refuse (`status = 0xA700`), to hang up in the
+middle (`abort_after = 3`), to take little (`transfer_syntaxes`), to be dead (`stop()`) and to come back (`start()`, on
+the same port).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -25,6 +26,9 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from storage.model import Destination
+
+#: Study Root Query/Retrieve Information Model - FIND.
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,16 @@ class Pacs:
     delay_s: float = 0.0
     transfer_syntaxes: Sequence[str] = tuple(ALL_TRANSFER_SYNTAXES)
     require_called_ae: bool = True
+    #: Whether it accepts C-FIND.
+    finds: bool = True
+    #: What it holds and is asked about: Study -> Series Instance UID -> (Modality, instances).
+    holds: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
+    #: Return keys that it does not have.
+    uncounted: frozenset[str] = frozenset()
+    #: Status of a C-FIND instead of its answers.
+    find_status: int | None = None
+    #: Levels it was asked at.
+    asked: list[str] = field(default_factory=list)
     files: list[ReceivedFile] = field(default_factory=list)
     associations: int = 0
     _server: ThreadedAssociationServer | None = None
@@ -74,6 +88,8 @@ class Pacs:
         ae = AE(self.ae_title)
         ae.require_called_aet = self.require_called_ae
         ae.add_supported_context(Verification)
+        if self.finds:
+            ae.add_supported_context(FIND)
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, list(self.transfer_syntaxes))
         self._server = ae.start_server(
@@ -83,6 +99,7 @@ class Pacs:
                 (evt.EVT_CONN_OPEN, self._open),
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_C_ECHO, lambda event: 0x0000),
+                (evt.EVT_C_FIND, self._find),
             ],
         )
         return self
@@ -129,6 +146,44 @@ class Pacs:
     def _open(self, event: evt.Event) -> None:
         event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.associations += 1
+
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        wanted = event.identifier
+        self.asked.append(wanted.QueryRetrieveLevel)
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        if self.find_status is not None:
+            yield self.find_status, None
+            return
+        series = self.holds.get(wanted.StudyInstanceUID, {})
+        if wanted.QueryRetrieveLevel == "STUDY" and series:
+            yield (
+                0xFF00,
+                self._match(
+                    wanted,
+                    NumberOfStudyRelatedSeries=len(series),
+                    NumberOfStudyRelatedInstances=sum(count for _, count in series.values()),
+                ),
+            )
+        elif wanted.QueryRetrieveLevel == "SERIES":
+            for uid, (modality, count) in series.items():
+                yield (
+                    0xFF00,
+                    self._match(
+                        wanted,
+                        SeriesInstanceUID=uid,
+                        Modality=modality,
+                        NumberOfSeriesRelatedInstances=count,
+                    ),
+                )
+
+    def _match(self, wanted: Dataset, **values: object) -> Dataset:
+        ds = Dataset()
+        ds.QueryRetrieveLevel = wanted.QueryRetrieveLevel
+        ds.StudyInstanceUID = wanted.StudyInstanceUID
+        for keyword, value in values.items():
+            setattr(ds, keyword, None if keyword in self.uncounted else value)
+        return ds
 
     def _store(self, event: evt.Event) -> int:
         if self.delay_s:

@@ -14,6 +14,7 @@ from node import config
 from node.cli import app
 from node.conformance.markdown import write_markdown
 from node.conformance.statement import read_statement
+from node.routing import FACTS
 from pipelines.registry import find_pipelines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +86,12 @@ def test_settings_named_in_pages_exist() -> None:
     for page in PAGES:
         named = re.findall(r"`(\[[a-z]+\] [a-z_]+)", page.read_text(encoding="utf-8"))
         assert set(named) <= settings, page.name
+
+
+def test_the_facts_are_listed_as_the_code_has_them() -> None:
+    section = _read("docs/operations.md").partition("## Facts that rules may name")[2]
+    listed = re.findall(r"^\| `([a-z_]+)` \| (.+) \|$", section.partition("\n## ")[0], re.MULTILINE)
+    assert dict(listed) == FACTS
 
 
 def test_the_conformance_statement_is_what_the_default_node_prints() -> None:

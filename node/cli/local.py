@@ -37,7 +37,7 @@ _TAGS = [
     "NumberOfFrames",
 ]
 #: What a rule of the node would say that takes whatever there is.
-_ANYTHING = Rule(name="files", pipeline="", where=(), destinations=(), wait_s=0)
+_ANYTHING = Rule(name="files", pipeline="", where=(), destinations=(), wait_s=0, each=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ def import_(
     from node.rulefile import parse_rules
     from storage.index import rules
 
-    wanted = parse_rules(_read(file), source=str(file))
+    wanted = parse_rules(read_text(file), source=str(file))
     with opened(ctx) as index:
         check_rules(ctx, index, wanted)
         held = {rule.name: rule for rule in rules.list_rules(index)}
@@ -86,7 +86,13 @@ def import_(
         print("Nothing to change.")
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """What a file says; - reads standard input.
+
+    Raises
+    ------
+    RuleError
+    """
     try:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

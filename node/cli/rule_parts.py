@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,10 +11,17 @@ import typer
 from node.cli.common import read_config
 from node.cli.output import row
 from node.errors import RuleError
-from storage.model import Rule
+from storage.model import HOLD, RUN, WAIT_S, Rule
 
 if TYPE_CHECKING:
     from storage.index import Index
+
+
+class Incomplete(StrEnum):
+    """What a rule does with a series that lacks slices."""
+
+    HOLD = HOLD
+    RUN = RUN
 
 
 def parse_roles(given: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -33,10 +41,13 @@ def show_rule(rule: Rule) -> dict[str, object]:
         f"{role}: {' and '.join(clauses)}" if clauses else role
         for role, clauses in rule.roles.items()
     ]
-    if inputs or rule.without:
+    if inputs or rule.without or rule.incomplete == RUN or rule.wait_s != WAIT_S:
         then = f"run without {' or '.join(rule.without)}" if rule.without else "hold"
         inputs.append(f"wait {format_wait(rule.wait_s)}, then {then}")
-    return row(rule, leave_out=("roles", "wait_s", "without")) | {"inputs": "; ".join(inputs)}
+    if rule.incomplete == RUN:
+        inputs.append("run on what has no gap")
+    told = ("roles", "wait_s", "without", "incomplete")
+    return row(rule, leave_out=told) | {"inputs": "; ".join(inputs)}
 
 
 def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> None:
@@ -48,6 +59,7 @@ def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> Non
     """
     import re
 
+    from node.preference import check_wishes
     from node.routing import check_rule
     from node.rulefile import NAME
     from pipelines.registry import find_pipelines
@@ -61,6 +73,7 @@ def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> Non
                 f"{rule.name!r} is no name for a rule: letters, digits, `_`, `.` and `-`."
             )
         check_rule(rule, manifests)
+        check_wishes(rule)
         for name in rule.destinations:
             if name not in known:
                 raise RuleError(

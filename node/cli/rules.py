@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from node.cli import rule_files
-from node.cli.common import AsJson, actor, opened, parse_parameters, read_config
+from node.cli import rule_files, rule_history, rule_trials
+from node.cli.common import AsJson, actor, opened, parse_parameters
 from node.cli.output import form, row, show_fields, show_json, show_list
-from node.cli.rule_parts import check_rules, parse_roles, parse_time, show_rule
-from node.cli.studies import find_study, print_decisions
-from storage.model import WAIT_S, Rule, utcnow
+from node.cli.rule_parts import Incomplete, check_rules, parse_roles, parse_time, show_rule
+from node.cli.rule_trials import Yes, confirm
+from storage.errors import ChangeRefused
+from storage.model import WAIT_S, Rule
 
 app = typer.Typer(
     name="rules", help="What shall run: rules on DICOM keywords.", no_args_is_help=True
@@ -31,10 +32,19 @@ _WITHOUT_HELP = (
     "An input that a run may go without when the wait is over. Repeat for more. None: the run is held until all "
     "are there."
 )
+_PREFER_HELP = (
+    "Which of several series that fit is taken, the first wish first: a clause, or `most` or `least` of a number. "
+    "Repeat for more."
+)
+_EACH_HELP = "Run on every series that fits the first input, not only on the one preferred."
 _REFUSALS_HELP = (
     "Send a small report that says why, in codes, when a study is refused or its run fails."
 )
 _WINDOW_HELP = "When it may run: `mon-fri 20:00-06:00`, several with commas; `, stat` frees STAT studies of it."
+_INCOMPLETE_HELP = (
+    "What becomes of a series that lacks slices when the wait is over: hold it, or run on its longest part without a "
+    "gap, with a notice in the report."
+)
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
 _COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")
@@ -99,18 +109,32 @@ def add(
         bool, typer.Option("--report-refusals", help=_REFUSALS_HELP)
     ] = False,
     window: Annotated[str, typer.Option("--window", metavar="TIMES", help=_WINDOW_HELP)] = "",
+    incomplete: Annotated[
+        Incomplete, typer.Option("--incomplete", help=_INCOMPLETE_HELP)
+    ] = Incomplete.HOLD,
+    prefer: Annotated[
+        list[str] | None, typer.Option("--prefer", metavar="WISH", help=_PREFER_HELP)
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help=_EACH_HELP)] = False,
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
+    yes: Yes = False,
 ) -> None:
-    """Add a rule.
+    """Add a rule. What it would have done in the last 30 days is shown before you are asked; `--yes` skips both.
 
     Operators: `=` `!=`, `~` `!~` (regular expression found anywhere, or not), `<` `<=` `>` `>=` (numbers), `in`
     (one of a list: `Modality in CT, PT`), `exists`, `missing`. Keywords are DICOM's (`Modality`, `SeriesDescription`,
-    `StationName` ...) or `calling_ae`, `instances`, `frames`, `slices`, `slice_gap_mm`, `slice_gap_irregular_mm`.
+    `StationName` ...) or `calling_ae`, `instances`, `frames`, `slices`, `missing_slices`, `duplicate_positions`,
+    `orientations`, `frames_of_reference`, `slice_gap_mm`, `slice_gap_irregular_mm`.
+
+    Of several series of a study that fit, one runs: the first by `--prefer`, then by ImageType (ORIGINAL, PRIMARY),
+    most slices, thinnest, first received. `--each` runs on all of them.
 
     A pipeline may take several inputs (`osteonode pipelines show NAME`), as SPECT and CT. They are looked for in one
-    study: of the series that fit an input, the one with most slices counts. A study waits `--wait` (30m when not
+    study, one series for each. A study waits `--wait` (30m when not
     given) for what is missing, then runs if `--without` names it; else it is held. What comes later starts the run
-    with all inputs. `osteonode rules test` tries a rule on a study that was received.
+    with all inputs. A series that lacks slices is waited for as long, then held, or run with a notice where
+    `--incomplete run` is given. `osteonode rules test` tries rules on what was received, `osteonode rules check` looks
+    for faults.
 
     Examples:
 
@@ -119,6 +143,9 @@ def add(
 
     `osteonode rules add lesions --pipeline spect_ct_bone_lesion --to PACS --role 'spect: ImageType = RECON TOMO'
     --role 'ct: ConvolutionKernel ~ ^B' --wait 30m --without ct`
+
+    `osteonode rules add muscle --pipeline ct_trunk_muscle --to PACS --where 'Modality = CT'
+    --prefer 'ConvolutionKernel ~ (?i)^b[rf]?3' --prefer 'least SliceThickness'`
     """
     from storage.index import rules
 
@@ -135,9 +162,15 @@ def add(
         without=tuple(without or ()),
         report_refusals=report_refusals,
         window=window,
+        incomplete=incomplete.value,
+        prefer=tuple(prefer or ()),
+        each=each,
     )
     with opened(ctx) as index:
         check_rules(ctx, index, [rule])
+        if any(one.name == name for one in rules.list_rules(index)):
+            raise ChangeRefused(f"There is a rule {name} already; edit it.")
+        confirm(ctx, index, rule, yes=yes)
         rules.add(index, rule, actor=actor())
     print(f"Rule {name} is {'off until enabled' if disabled else 'in force'}.")
 
@@ -186,9 +219,21 @@ def edit(
         str | None,
         typer.Option("--window", metavar="TIMES", help=f"{_WINDOW_HELP} `{_NOBODY}`: at any time."),
     ] = None,
+    incomplete: Annotated[
+        Incomplete | None, typer.Option("--incomplete", help=_INCOMPLETE_HELP)
+    ] = None,
+    prefer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prefer", metavar="WISH", help=f"{_PREFER_HELP} Replaces all; `{_NOBODY}` for none."
+        ),
+    ] = None,
+    each: Annotated[bool | None, typer.Option("--each/--one", help=_EACH_HELP)] = None,
+    yes: Yes = False,
 ) -> None:
-    """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched,
-    but for those that wait for an input.
+    """Change a rule; what is not given stays. What it would have done is shown before you are asked.
+
+    The change is a new version; studies evaluated before are not touched, but for those that wait for an input.
 
     Example: `osteonode rules edit skeleton --priority 80 --where 'Modality = CT' --where 'SliceThickness <= 3'`
     """
@@ -208,13 +253,17 @@ def edit(
             without=tuple(one for one in without if one != _NOBODY) if without else old.without,
             report_refusals=old.report_refusals if report_refusals is None else report_refusals,
             window=old.window if window is None else window.removeprefix(_NOBODY),
+            incomplete=old.incomplete if incomplete is None else incomplete.value,
+            prefer=tuple(one for one in prefer if one != _NOBODY) if prefer else old.prefer,
+            each=old.each if each is None else each,
         )
         if new == old:
             raise typer.BadParameter(
                 "nothing to change; give --pipeline, --where, --to, --priority, --parameter, --role, --wait, "
-                "--without, --window or --report-refusals."
+                "--without, --incomplete, --report-refusals, --prefer, --each or --window."
             )
         check_rules(ctx, index, [new])
+        confirm(ctx, index, new, yes=yes)
         changed = rules.edit(index, new, actor=actor())
     print(f"Rule {name} is now version {changed.version}.")
 
@@ -260,68 +309,7 @@ def disable(ctx: typer.Context, name: Name) -> None:
     print(f"Rule {name} is off.")
 
 
-@app.command("test")
-def try_(
-    ctx: typer.Context,
-    name: Name,
-    study: Annotated[
-        str,
-        typer.Option(
-            "--study", metavar="UID", help="A study that was received, or the end of its UID."
-        ),
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Try a rule on a study that was received: which series it would take, for which input, and why not the others.
-
-    Nothing runs. A rule that is switched off is tried as if it were on.
-
-    Example: `osteonode rules test lesions --study 619255048`
-    """
-    from node.selection import select
-    from pipelines.registry import find_pipelines
-    from storage.index import rules, studies
-
-    manifests = find_pipelines(read_config(ctx).pipelines.folders).manifests
-    with opened(ctx) as index:
-        rule = rules.get(index, name)
-        uid = find_study(index, study).study_instance_uid
-        series = studies.series_of(index, uid)
-    selections = select(rule, series, manifests.get(rule.pipeline), now=utcnow())
-    decisions = [decision for one in selections for decision in one.decisions]
-    if as_json:
-        show_json(decisions)
-        return
-    print_decisions(decisions)
-    if not decisions:
-        print("  Every series of the study is the node's own.")
-
-
-@app.command()
-def history(
-    ctx: typer.Context,
-    name: Name,
-    as_json: AsJson = False,
-) -> None:
-    """Show who changed a rule when, and what it was then; a removed one too.
-
-    Example: `osteonode rules history skeleton`
-    """
-    from storage.index import rules
-
-    with opened(ctx) as index:
-        changes = rules.history(index, name)
-    if as_json:
-        show_json(changes)
-        return
-    rows = [
-        row(change, leave_out=("rule",))
-        | {
-            "where": change.rule.where if change.rule else "",
-            "inputs": show_rule(change.rule)["inputs"] if change.rule else "",
-            "to": change.rule.destinations if change.rule else "",
-        }
-        for change in changes
-    ]
-    columns = ("changed_at", "version", "action", "actor", "where", "inputs", "to")
-    show_list(rows, columns, as_form=form(as_json=False), empty="There never was a rule.")
+app.command("test")(rule_trials.try_)
+app.command("check")(rule_history.check)
+app.command("history")(rule_history.history)
+app.command("rollback")(rule_history.rollback)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from node.cli import explaining, holding
 from node.cli.common import After, AsJson, Limit, actor, opened, parse_when, pick, read_config
 from node.cli.output import (
     cell,
@@ -22,6 +23,7 @@ from node.cli.output import (
     show_list,
     show_rows,
 )
+from node.cli.verdicts import print_verdict, state, sum_up
 from storage.errors import NotFound
 from storage.model import Decision, DecisionCode, Delivery, Event, Series, Study, Workitem
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="studies", help="What is held, and why it was analysed or not.", no_args_is_help=True
 )
+
+app.command()(holding.hold)
+app.command()(holding.release)
 
 #: Identifies the patient; who needs it looks into the PACS.
 _LEFT_OUT = ("patient_id",)
@@ -43,6 +48,8 @@ _COLUMNS = (
     "instance_count",
     "last_received_at",
     "news",
+    "state",
+    "whole",
     "waits_until",
 )
 #: What came of a decision, after the pipeline's name; of others, it does not run.
@@ -88,7 +95,12 @@ def list_(
         found = studies.list_studies(index, limit=limit, since=parse_when(since), after=last)
     show_list(
         [
-            row(study, leave_out=_LEFT_OUT) | {"news": study.revision > study.evaluated_revision}
+            row(study, leave_out=_LEFT_OUT)
+            | {
+                "news": study.revision > study.evaluated_revision,
+                "state": state(study),
+                "whole": sum_up(study.verdict),
+            }
             for study in found
         ],
         _COLUMNS,
@@ -124,6 +136,9 @@ def show(
         print(f"  {say_summary(conflicts)}")
 
 
+app.command("explain")(explaining.explain)
+
+
 @app.command()
 def evaluate(
     ctx: typer.Context,
@@ -143,9 +158,8 @@ def evaluate(
     with opened(ctx) as index:
         study = find_study(index, uid)
         studies.evaluate_again(index, study.study_instance_uid, actor=actor())
-    print(
-        f"Study {short(study.study_instance_uid)} is evaluated again as soon as the node runs and it is quiet."
-    )
+    then = "it is released" if study.held else "the node runs and it is quiet"
+    print(f"Study {short(study.study_instance_uid)} is evaluated again as soon as {then}.")
 
 
 def find_study(index: Index, given: str) -> Study:
@@ -184,6 +198,7 @@ def _as_json(dossier: Dossier) -> dict[str, object]:
     series = [row(one, leave_out=("header",)) for one in dossier.series]
     return {
         **row(dossier.study, leave_out=_LEFT_OUT),
+        "state": state(dossier.study),
         "series": series,
         "decisions": dossier.decisions,
         "workitems": dossier.workitems,
@@ -205,6 +220,7 @@ def print_study(dossier: Dossier) -> None:
             "evaluated": _evaluated(study),
         }
     )
+    print_verdict(study)
     say("Series")
     show_rows([_series_row(one) for one in dossier.series])
     say("Why")
@@ -265,7 +281,7 @@ def _evaluated(study: Study) -> str:
 
 def _no_decision(study: Study) -> str:
     if study.evaluated_revision == 0:
-        return "Not evaluated yet: the study is not quiet, or the node is not running."
+        return "Not evaluated yet: the study is not whole, is held, or the node is not running."
     return "No rule was in force, or every series is the node's own."
 
 
@@ -277,6 +293,7 @@ def _series_row(series: Series) -> dict[str, object]:
         "series_description": header[0] if header else None,
         "instances": series.instance_count,
         "slices": series.facts.get("slices"),
+        "missing": series.facts.get("missing_slices"),
         "from": series.facts.get("calling_ae"),
         "own": series.own,
         "last_received_at": series.last_received_at,

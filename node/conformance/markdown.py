@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from node.conformance import annexes
 from node.conformance.network import BEHAVIORS
@@ -70,7 +70,7 @@ def _overview(statement: Statement) -> str:
             ("Modality Performed Procedure Step", "N", "N"),
             ("Unified Worklist and Procedure Step", "N", "N"),
             ("Instance Availability Notification", "N", "N"),
-            ("Query/Retrieve", "N", "N"),
+            ("Query/Retrieve, Study Root (C-FIND)", "Y", "N"),
             ("Print Management", "N", "N"),
         ),
     )
@@ -155,8 +155,9 @@ One application entity, {statement.network.ae_title}, accepts associations and o
 
 1. A peer sends instances. Each is answered with success after its file is synced and its row in the database is
    committed.
-2. When no instance of a study came for `[routing] quiet_s`, or the study is released by hand, rules decide which
-   pipelines run on which of its series.
+2. When a study is whole, or no instance of it came for `[routing] quiet_s`, or it is released by hand, rules decide
+   which pipelines run on which of its series. That it is whole is told by the release of the association, by the
+   positions of the slices and, where `[routing] ask` names the sender, by its archive's counts (C-FIND).
 3. A pipeline's result becomes the objects of Annex A. What was written is read back and compared with the result
    before it goes out.
 4. The objects are sent to the destinations that the rule names, in the patient and study of the source.
@@ -201,6 +202,14 @@ Comprehensive 3D SR as well, which says in codes and in words that the analysis 
 A.3, and no measurements (it is not TID 1500).
 
 {table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
+
+### 5.4 Query/Retrieve service as SCU
+
+C-FIND of the Study Root model asks the destinations that `[routing] ask` names how much they have of a study that
+they sent: at the STUDY level with Study Instance UID, Number of Study Related Series and Number of Study Related
+Instances, at the SERIES level with Study and Series Instance UID, Modality and Number of Series Related Instances.
+Counts that are not returned stay unknown. A study is asked about after it fell quiet and again after its next
+instance; after a failure, the pause before another question doubles. Nothing is retrieved.
 """
 
 
@@ -224,6 +233,8 @@ and, where it differs, our AE title towards them.
 
 
 def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {one}" for key, one in value.items()) or "(none)"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "(none)"
     return str(value).lower() if isinstance(value, bool) else str(value) or "(empty)"
@@ -282,7 +293,7 @@ def _communication(statement: Statement) -> str:
 
 For a delivery, with the contexts of the objects it holds; one association for the objects of a destination.
 `osteonode send` proposes the SOP Class and the transfer syntax of each file, and Implicit VR Little Endian beside an
-uncompressed one.
+uncompressed one. A question (C-FIND) has an association of its own.
 
 {proposed}
 

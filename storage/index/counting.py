@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, Update, bindparam, case, update
+from sqlalchemy import Column, Connection, Update, bindparam, case, null, update
 
 from storage import tables
 from storage.index.values import TEXT_LENGTH, clean_text, insert_or_ignore
@@ -127,6 +127,7 @@ def _update_study() -> Update:
     table = tables.studies
     return _update_study_own().values(
         revision=table.c.revision + bindparam("b_not_own"),
+        look_at=null(),
         last_received_at=_later(table.c.last_received_at),
     )
 

@@ -1,11 +1,11 @@
 """Events: the audit log. A transition writes its own line in its own transaction.
 
-Kinds written by the index: `instance-conflict`, `instance-accepted`, `study-evaluated`, `workitem-superseded`,
-`evidence-superseded`, `retraction-owed`, `delivery-retracted`, `workitem-completed`, `workitem-attempt-failed`,
-`workitem-failed`, `workitem-released`, `workitem-canceled`, `workitem-retried`, `workitem-prioritised`,
-`workitem-held`, `workitem-let-go`, `delivery-sent`, `delivery-committed`, `delivery-failed`, `delivery-retried`,
-`rule-added`, `rule-edited`, `rule-enabled`, `rule-disabled`, `rule-removed`, `destination-added`,
-`destination-removed`.
+Kinds written by the index: `instance-conflict`, `instance-accepted`, `study-evaluated`, `study-held`,
+`study-released`, `workitem-superseded`, `evidence-superseded`, `retraction-owed`, `delivery-retracted`,
+`workitem-completed`, `workitem-attempt-failed`, `workitem-failed`, `workitem-released`, `workitem-canceled`,
+`workitem-retried`, `workitem-prioritised`, `workitem-held`, `workitem-let-go`, `delivery-sent`,
+`delivery-committed`, `delivery-failed`, `delivery-retried`, `rule-added`, `rule-edited`, `rule-enabled`,
+`rule-disabled`, `rule-removed`, `destination-added`, `destination-removed`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Slice spacing of a series, from the positions its instances declare."""
+"""Where the slices of a series lie, from the positions its instances declare: their spacing, and what is missing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from statistics import median
 from typing import TypeAlias
 
@@ -16,23 +16,36 @@ Numbers: TypeAlias = Sequence[float | int | str | None] | None
 _SAME_SLICE_MM = 0.01
 #: Direction cosines that differ by more are another orientation.
 _SAME_DIRECTION = 0.01
+#: Share of the step by which a slice may miss its place on a regular grid; the pipelines' door allows the same.
+_PLACE_TOLERANCE = 0.1
+#: Share of a step by which a gap may differ from a whole number of steps before places are counted.
+_GAP_TOLERANCE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceGeometry:
-    """Distances between neighbouring slices along their common normal, mm.
+    """Slices along their common normal.
 
     Attributes
     ----------
+    orientations
+        Different orientations; all that is measured where there are several.
     slices
         Different positions; several instances may share one.
+    duplicates
+        Instances at a position that another has.
+    missing
+        Places on the regular grid that have no slice; None where the slices lie on no regular grid.
     gap_mm, irregular_mm
-        Median distance of neighbours, and the largest less the smallest; None for one slice.
+        Median distance of neighbours, and the largest less the smallest, mm; None for one slice.
     """
 
-    slices: int
-    gap_mm: float | None
-    irregular_mm: float | None
+    orientations: int
+    slices: int | None = None
+    duplicates: int | None = None
+    missing: int | None = None
+    gap_mm: float | None = None
+    irregular_mm: float | None = None
 
 
 def measure_slices(geometries: Iterable[tuple[Numbers, Numbers]]) -> SliceGeometry | None:
@@ -46,33 +59,60 @@ def measure_slices(geometries: Iterable[tuple[Numbers, Numbers]]) -> SliceGeomet
     Returns
     -------
     SliceGeometry or None
-        None when an instance has no geometry, or when orientations differ: such a series has no slice spacing.
+        None when there is no instance, or when one has no geometry.
     """
-    first: tuple[float, ...] | None = None
+    directions: list[tuple[float, ...]] = []
     distances: list[float] = []
     for position, orientation in geometries:
         place, direction = _numbers(position, 3), _numbers(orientation, 6)
         if place is None or direction is None:
             return None
-        first = first or direction
-        if any(abs(a - b) > _SAME_DIRECTION for a, b in zip(first, direction, strict=True)):
-            return None
-        normal = _cross(first[:3], first[3:])
+        if not any(_is_same(direction, known) for known in directions):
+            directions.append(direction)
+        normal = _cross(direction[:3], direction[3:])
         distances.append(sum(a * b for a, b in zip(place, normal, strict=True)))
     if not distances:
         return None
+    if len(directions) > 1:
+        return SliceGeometry(orientations=len(directions))
     distances.sort()
     slices = [distances[0]]
     slices += [b for a, b in pairwise(distances) if b - a > _SAME_SLICE_MM]
     gaps = [b - a for a, b in pairwise(slices)]
-    if not gaps:
-        return SliceGeometry(slices=1, gap_mm=None, irregular_mm=None)
-    # Micrometres are what a scanner writes; more digits would make `slice_gap_mm = 1.5` fail.
     return SliceGeometry(
+        orientations=1,
         slices=len(slices),
-        gap_mm=round(median(gaps), 3),
-        irregular_mm=round(max(gaps) - min(gaps), 3),
+        duplicates=len(distances) - len(slices),
+        missing=_count_missing(slices, gaps),
+        # Micrometres are what a scanner writes; more digits would make `slice_gap_mm = 1.5` fail.
+        gap_mm=round(median(gaps), 3) if gaps else None,
+        irregular_mm=round(max(gaps) - min(gaps), 3) if gaps else None,
     )
+
+
+def _count_missing(slices: Sequence[float], gaps: Sequence[float]) -> int | None:
+    """Places without a slice, on the grid whose step is the usual gap or, where many are missing, the smallest."""
+    if not gaps:
+        return None
+    for step in (median(gaps), min(gaps)):
+        steps = [round(gap / step) for gap in gaps]
+        if any(
+            n < 1 or abs(gap / step - n) > _GAP_TOLERANCE
+            for n, gap in zip(steps, gaps, strict=True)
+        ):
+            continue
+        places = [0, *accumulate(steps)]
+        exact = (slices[-1] - slices[0]) / places[-1]
+        off = [at - slices[0] - n * exact for n, at in zip(places, slices, strict=True)]
+        missing = places[-1] + 1 - len(slices)
+        # On a grid fine enough every slice has a place: one that is mostly empty is none.
+        if (max(off) - min(off)) / 2 <= _PLACE_TOLERANCE * exact and missing <= len(slices):
+            return missing
+    return None
+
+
+def _is_same(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= _SAME_DIRECTION for a, b in zip(one, other, strict=True))
 
 
 def _numbers(values: Numbers, count: int) -> tuple[float, ...] | None:

@@ -6,14 +6,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from storage import tables
 from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.values import insert_or_ignore
-from storage.model import WAIT_S, Event, Rule, RuleChange, utcnow
+from storage.model import HOLD, WAIT_S, Event, Rule, RuleChange, utcnow
 
 _table = tables.rules
 
@@ -74,6 +74,45 @@ def remove(index: Index, name: str, *, actor: str, now: datetime | None = None) 
             rule=None,
         )
         _record(connection, change)
+
+
+def restore(
+    index: Index, name: str, version: int, *, actor: str, now: datetime | None = None
+) -> Rule:
+    """Put a rule back as it was in an earlier version, a removed one too; as stored, with its new version.
+
+    Nothing changes when it is so already.
+
+    Raises
+    ------
+    ChangeRefused, NotFound
+        When that version is the rule's removal; when there is none, or a destination of it is unknown.
+    """
+    history = tables.rule_history
+    of_version = and_(history.c.name == name, history.c.version == version)
+    with index.begin() as connection:
+        row = connection.execute(select(history).where(of_version)).one_or_none()
+        if row is None:
+            raise NotFound(f"No version {version} of rule {name}.")
+        if row.rule is None:
+            raise ChangeRefused(
+                f"Version {version} of rule {name} is its removal; name one before."
+            )
+        old = _from_stored(dict(row.rule))
+        _require_destinations(connection, old)
+        held = connection.execute(
+            select(_table).where(_table.c.name == name).with_for_update()
+        ).one_or_none()
+        if held is not None:
+            current = _from_stored(dict(held._mapping))
+            if replace(old, version=current.version) == current:
+                return current
+            return _replace(connection, old, "rolled-back", actor, now)
+        restored = replace(old, version=_next_version(connection, name))
+        if not insert_or_ignore(connection, _table, _to_row(restored)):
+            raise ChangeRefused(f"Rule {name} was made again meanwhile.")
+        _record(connection, _change(restored, "rolled-back", actor, now))
+        return restored
 
 
 def list_rules(index: Index) -> tuple[Rule, ...]:
@@ -211,6 +250,9 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "without": list(rule.without),
         "report_refusals": rule.report_refusals,
         "window": rule.window,
+        "incomplete": rule.incomplete,
+        "prefer": list(rule.prefer),
+        "each": rule.each,
     }
 
 
@@ -230,4 +272,8 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         without=tuple(stored.get("without", ())),
         report_refusals=stored.get("report_refusals", False),
         window=stored.get("window", ""),
+        incomplete=stored.get("incomplete", HOLD),
+        prefer=tuple(stored.get("prefer", ())),
+        # Before there was a choice, every series that fitted ran.
+        each=stored.get("each", True),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,9 @@ from storage import tables
 from storage.errors import NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
-from storage.index.geometry import Numbers, measure_slices
-from storage.index.instances import to_header
+from storage.index.facts import keep_facts, read_series
 from storage.index.revisions import schedule
+from storage.index.study_rows import study_values, verdict_to_row
 from storage.index.values import select_like
 from storage.model import (
     ClauseVerdict,
@@ -25,6 +25,7 @@ from storage.model import (
     HeaderValue,
     Series,
     Study,
+    Verdict,
     Workitem,
     utcnow,
 )
@@ -71,7 +72,10 @@ def uids_like(index: Index, part: str, *, limit: int = 20) -> tuple[str, ...]:
 
 
 def to_evaluate(index: Index) -> tuple[Study, ...]:
-    """Studies whose revision is not evaluated yet or that wait for an input, those quiet longest first."""
+    """Studies whose revision is not evaluated yet or that wait for an input, those quiet longest first.
+
+    Those that a person holds are left out.
+    """
     table = tables.studies
     has_news = table.c.revision > table.c.evaluated_revision
     waits = table.c.waits_until.is_not(None)
@@ -80,7 +84,9 @@ def to_evaluate(index: Index) -> tuple[Study, ...]:
         found = {
             row.study_instance_uid: _from_row(row)
             for condition in (has_news, waits)
-            for row in connection.execute(select(table).where(condition))
+            for row in connection.execute(
+                select(table).where(condition).where(table.c.held_at.is_(None))
+            )
         }
     return tuple(sorted(found.values(), key=lambda study: study.last_received_at))
 
@@ -115,13 +121,7 @@ def evaluate_again(
 
 
 def series_of(index: Index, study_instance_uid: str) -> tuple[Series, ...]:
-    """The series of a study with the facts rules may name, in the order they began.
-
-    Facts are `calling_ae`, `instances`, `frames` (instances, or the frames of multi-frame ones), `slices`, `own` (1
-    or 0), and for single-frame series with one orientation `slice_gap_mm` (median distance of neighbouring slices
-    along the normal) and `slice_gap_irregular_mm` (largest distance less the smallest, mm); without a known spacing
-    the last two are missing. `slices` are the different positions where instances say theirs, else the frames.
-    """
+    """The series of a study with the facts rules may name (`storage.index.facts`), in the order they began."""
     table = tables.series
     statement = (
         select(table)
@@ -130,7 +130,7 @@ def series_of(index: Index, study_instance_uid: str) -> tuple[Series, ...]:
     )
     with index.read() as connection:
         rows = connection.execute(statement).all()
-        return tuple(_series_from_row(connection, row) for row in rows)
+        return tuple(read_series(connection, row) for row in rows)
 
 
 def record_evaluation(  # noqa: PLR0913 - one transition
@@ -142,6 +142,9 @@ def record_evaluation(  # noqa: PLR0913 - one transition
     workitems: Sequence[Workitem],
     now: datetime,
     waits_until: datetime | None = None,
+    series: Sequence[Series] = (),
+    verdict: Verdict | None = None,
+    forced_at: datetime | None = None,
 ) -> None:
     """Keep what an evaluation decided, and schedule its workitems.
 
@@ -155,6 +158,12 @@ def record_evaluation(  # noqa: PLR0913 - one transition
         The revision that was looked at; what came after it stays news.
     waits_until
         When the study shall be evaluated again although nothing came; None when it waits for nothing.
+    series
+        What was looked at: their facts are kept with them, so that nobody derives them again.
+    verdict
+        Whether it was whole; None leaves what was found before.
+    forced_at
+        As the study had it when it was read: of one that was released, or held, since then nothing is recorded.
 
     Raises
     ------
@@ -172,7 +181,14 @@ def record_evaluation(  # noqa: PLR0913 - one transition
                     and_(study.c.evaluated_revision == revision, study.c.waits_until <= now),
                 )
             )
-            .values(evaluated_revision=revision, waits_until=waits_until)
+            .where(study.c.held_at.is_(None), study.c.forced_at.is_not_distinct_from(forced_at))
+            .values(
+                evaluated_revision=revision,
+                waits_until=waits_until,
+                look_at=None,
+                forced_at=None,
+                **({} if verdict is None else {"verdict": verdict_to_row(verdict)}),
+            )
         ).rowcount
         if not advanced:
             _require(connection, study_instance_uid)
@@ -183,6 +199,7 @@ def record_evaluation(  # noqa: PLR0913 - one transition
             .where(table.c.study_instance_uid == study_instance_uid)
             .where(table.c.revision == revision)
         )
+        keep_facts(connection, series)
         scheduled = schedule(connection, workitems, now)
         if decisions:
             connection.execute(
@@ -249,61 +266,7 @@ def _require(connection: Connection, study_instance_uid: str) -> None:
 
 
 def _from_row(row: Row[Any]) -> Study:
-    return Study(**row._mapping)
-
-
-def _series_from_row(connection: Connection, row: Row[Any]) -> Series:
-    table = tables.instances
-    rows = connection.execute(
-        select(
-            table.c.header["ImagePositionPatient"],
-            table.c.header["ImageOrientationPatient"],
-            table.c.header["NumberOfFrames"],
-        )
-        .where(table.c.series_instance_uid == row.series_instance_uid)
-        .where(table.c.study_instance_uid == row.study_instance_uid)
-    ).all()
-    return Series(
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid=row.study_instance_uid,
-        modality=row.modality,
-        instance_count=row.instance_count,
-        first_received_at=row.first_received_at,
-        last_received_at=row.last_received_at,
-        header=to_header(row.header),
-        facts=_derive_facts(
-            row,
-            geometries=[(stored[0], stored[1]) for stored in rows],
-            frames=sum(_count_frames(stored[2]) for stored in rows),
-        ),
-        own=row.own,
-    )
-
-
-def _derive_facts(
-    row: Row[Any], *, geometries: Iterable[tuple[Numbers, Numbers]], frames: int
-) -> dict[str, HeaderValue]:
-    facts: dict[str, HeaderValue] = {
-        "calling_ae": row.calling_ae,
-        "instances": row.instance_count,
-        "frames": frames,
-        "slices": frames,
-        "own": int(row.own),
-    }
-    # Of a multi-frame instance the header has the first frame's place at most.
-    measured = measure_slices(geometries) if frames == row.instance_count else None
-    if measured is not None:
-        facts["slices"] = measured.slices
-        if measured.gap_mm is not None:
-            facts["slice_gap_mm"] = measured.gap_mm
-            facts["slice_gap_irregular_mm"] = measured.irregular_mm
-    return facts
-
-
-def _count_frames(stored: Sequence[HeaderValue] | None) -> int:
-    """Number of Frames (0028,0008) of one instance; 1 where it has none, or none that is a number."""
-    first = stored[0] if stored else None
-    return first if isinstance(first, int) and first > 0 else 1
+    return Study(**study_values(row))
 
 
 def _decision_to_row(

@@ -39,6 +39,7 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "turn": turn_of(workitem.priority, workitem.not_before or workitem.scheduled_at),
         "window": workitem.window,
         "predecessor": workitem.predecessor,
+        "lacks": workitem.lacks,
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
@@ -114,5 +115,6 @@ def _from_row(values: dict[str, Any], inputs: list[WorkitemInput]) -> Workitem:
     values["state"] = WorkitemState(values["state"])
     values["destinations"] = tuple(values["destinations"])
     values["priority_reasons"] = tuple(values["priority_reasons"])
+    values["lacks"] = tuple((code, sentence) for code, sentence in values["lacks"])
     values["notices"] = tuple((code, sentence) for code, sentence in values["notices"])
     return Workitem(**values, inputs=tuple(inputs))

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -27,15 +28,18 @@ from pydicom import dcmread
 from node.cli import main
 from node.demo_study import write_demo_study
 from pipelines.registry import find_pipelines
-from storage.index import Index, deliveries, instances, open_index, studies, workitems
+from storage.index import Index, deliveries, instances, open_index, studies, wholeness, workitems
 from storage.model import (
     ClauseVerdict,
     Completion,
+    Confidence,
     Decision,
     DeliveryState,
     Evidence,
     Instance,
     MeasurementRow,
+    Verdict,
+    VerdictReason,
     Workitem,
     WorkitemInput,
     WorkitemState,
@@ -47,7 +51,7 @@ STUDY = make_uid("study")
 SERIES = make_uid("series")
 WORKITEM = make_uid("workitem")
 EVIDENCE = make_uid("evidence")
-ADD = ("rules", "add", "skeleton", "--pipeline", "threshold_bone", "--to", "PACS")
+ADD = ("rules", "add", "skeleton", "--yes", "--pipeline", "threshold_bone", "--to", "PACS")
 WHERE = ("--where", "Modality = CT", "--where", "SeriesDescription ~ (?i)bone|body")
 
 
@@ -376,7 +380,7 @@ def test_rules_from_adding_to_history(ready: Run) -> None:
     assert shown["parameters"] == {"threshold_hu": 250}
     assert shown["version"] == 1
     assert ready("destinations", "remove", "PACS").code == 1
-    assert ready("rules", "edit", "skeleton", "--priority", 80).code == 0
+    assert ready("rules", "edit", "skeleton", "--priority", 80, "--yes").code == 0
     assert ready("rules", "edit", "skeleton").code == 2
     assert ready("rules", "disable", "skeleton").code == 0
     assert ready("rules", "list", "--json").json[0]["enabled"] is False
@@ -394,7 +398,7 @@ def test_rules_from_adding_to_history(ready: Run) -> None:
     assert history[-1]["rule"] is None
     assert "skeleton" not in ready("rules", "list").out
     for command in ("show", "edit", "remove", "enable", "disable", "history"):
-        extra = ("--priority", 1) if command == "edit" else ()
+        extra = ("--priority", 1, "--yes") if command == "edit" else ()
         answer = ready("rules", command, "never", *extra)
         assert answer.code == 1, command
         assert "never" in answer.err
@@ -450,7 +454,7 @@ def test_rules_go_out_and_come_back(ready: Run, tmp_path: Path) -> None:
 # -- what is held ---------------------------------------------------------------------------------
 
 
-PAIR = ("rules", "add", "hot", "--pipeline", "hot_bone", "--to", "PACS")
+PAIR = ("rules", "add", "hot", "--yes", "--pipeline", "hot_bone", "--to", "PACS")
 ROLES = ("--role", "pet", "--role", "ct: SliceThickness <= 3", "--role", "ct: ImageType = AXIAL")
 
 
@@ -460,20 +464,21 @@ def test_a_rule_of_two_inputs(ready: Run, tmp_path: Path) -> None:
     assert shown["roles"] == {"pet": [], "ct": ["SliceThickness <= 3", "ImageType = AXIAL"]}
     assert (shown["wait_s"], shown["without"], shown["where"]) == (7200, ["ct"], [])
     said = "pet; ct: SliceThickness <= 3 and ImageType = AXIAL; wait 2h, then run without ct"
-    for command in (("show", "hot"), ("list",), ("history", "hot")):
+    for command in (("show", "hot"), ("list",)):
         assert said in ready("rules", *command).out
+    assert "ct: SliceThickness <= 3" in ready("rules", "history", "hot").out
     file = tmp_path / "rules.toml"
     ready("rules", "export", file)
     assert ready("rules", "remove", "hot").code == 0
     assert ready("rules", "import", file).out == "add hot\n"
     again = ready("rules", "show", "hot", "--json").json
     assert again == shown | {"version": 3}
-    assert ready("rules", "edit", "hot", "--without", "none", "--wait", "90s").code == 0
+    assert ready("rules", "edit", "hot", "--without", "none", "--wait", "90s", "--yes").code == 0
     edited = ready("rules", "show", "hot", "--json").json
     assert (edited["wait_s"], edited["without"], edited["roles"]) == (90, [], shown["roles"])
     assert "wait 90s, then hold" in ready("rules", "show", "hot").out
     cleared = ("--role", "none", "--where", "Modality in PT, CT")
-    assert ready("rules", "edit", "hot", *cleared).code == 0
+    assert ready("rules", "edit", "hot", *cleared, "--yes").code == 0
     assert ready("rules", "show", "hot", "--json").json["roles"] == {}
 
 
@@ -503,6 +508,175 @@ def test_a_rule_is_tried_on_a_study_that_is_held(held: Run) -> None:
     assert held("rules", "test", "skeleton", "--study", STUDY, "--json").json[0]["role"] == "ct"
     assert held("rules", "test", "never", "--study", STUDY).code == 1
     assert held("rules", "test", "skeleton", "--study", "9.9.9").code == 1
+
+
+def test_a_rule_is_tried_on_the_past(held: Run, tmp_path: Path) -> None:
+    (found,) = held("rules", "test", "skeleton", "--json").json
+    assert (found["studies"], found["series"], found["runs"], found["new_runs"]) == (1, 1, 1, 0)
+    assert found["gone_runs"] == 0
+    assert found["cost"]["measured"] == 1
+    file = tmp_path / "wanted.toml"
+    file.write_text(
+        "[[rule]]\nname = 'skeleton'\npipeline = 'threshold_bone'\nwhere = ['Modality = MR']\nto = ['PACS']\n"
+        "[[rule]]\nname = 'all'\npipeline = 'threshold_bone'\nwhere = ['Modality = CT']\nto = ['PACS']\n"
+        "parameters = { threshold_hu = 300.0 }\n"
+    )
+    changed, more = held("rules", "test", file, "--json").json
+    assert (changed["runs"], changed["gone_runs"], changed["gone_examples"]) == (0, 1, [STUDY])
+    assert (more["runs"], more["new_runs"], more["new_examples"]) == (1, 1, [STUDY])
+    assert more["queue"]["workers"] == 1
+    told = held("rules", "test", file, "--since", "2d").out
+    assert "1 run that no rule in force makes today, in 1 study, as …" in told
+    assert "the mean of the last 1)" in told
+    assert held("rules", "test", tmp_path / "gone.toml").code == 2
+    assert held("rules", "test", "never").code == 1
+    assert held("rules", "test", "skeleton", "--since", "soon").code == 2
+    assert [rule["name"] for rule in held("rules", "list", "--json").json] == ["skeleton"]
+
+
+def test_a_rule_that_would_be_in_force_is_not_written_unasked(held: Run) -> None:
+    """The tests' standard input is no terminal."""
+    options = ("--pipeline", "threshold_bone", "--to", "PACS", "--where", "Modality = CT")
+    refused = held("rules", "add", "more", *options)
+    assert refused.code == 2
+    assert "give --yes" in refused.err
+    assert held("rules", "edit", "skeleton", "--priority", 1).code == 2
+    assert [one["name"] for one in held("rules", "list", "--json").json] == ["skeleton"]
+    # One that is off does nothing yet.
+    assert held("rules", "add", "more", *options, "--disabled").code == 0
+    assert held("rules", "add", "more", *options).code == 1
+
+
+@pytest.mark.parametrize(("typed", "code", "count"), [("y\n", 0, 2), ("n\n", 1, 1)])
+def test_at_a_terminal_the_replay_is_shown_and_one_is_asked(
+    held: Run, config: Path, typed: str, code: int, count: int
+) -> None:
+    options = ("--pipeline", "threshold_bone", "--to", "PACS", "--where", "Modality = CT")
+    ours, theirs = pty.openpty()
+    command = (sys.executable, "-m", "node.cli", "--config", config, "rules", "add", "more")
+    with os.fdopen(ours, "wb", buffering=0) as keyboard:
+        keyboard.write(typed.encode())
+        done = subprocess.run(
+            [*map(str, command), *options],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        os.close(theirs)
+    assert done.returncode == code, done.stderr
+    assert "Rule more on the studies since 30d" in done.stdout
+    assert "nothing: rules in force make all of them today" in done.stdout
+    assert "Put it in force?" in done.stdout
+    assert len(held("rules", "list", "--json").json) == count
+
+
+def test_wishes_and_each(ready: Run) -> None:
+    wishes = ("--prefer", "ConvolutionKernel ~ (?i)^b", "--prefer", "most slices")
+    assert ready(*ADD, *WHERE, *wishes).code == 0
+    shown = ready("rules", "show", "skeleton", "--json").json
+    assert (shown["prefer"], shown["each"]) == (
+        ["ConvolutionKernel ~ (?i)^b", "most slices"],
+        False,
+    )
+    assert ready("rules", "edit", "skeleton", "--each", "--prefer", "none", "--yes").code == 0
+    shown = ready("rules", "show", "skeleton", "--json").json
+    assert (shown["prefer"], shown["each"]) == ([], True)
+    assert ready("rules", "edit", "skeleton", "--one", "--yes").code == 0
+    wrong = ready("rules", "edit", "skeleton", "--prefer", "most beautiful", "--yes")
+    assert wrong.code == 2
+    assert "Wish 'most beautiful'" in wrong.err
+
+
+def test_history_tells_what_changed_and_rollback_puts_it_back(ready: Run) -> None:
+    ready(*ADD, *WHERE)
+    ready("rules", "edit", "skeleton", "--where", "Modality = CT", "--priority", 80, "--yes")
+    told = ready("rules", "history", "skeleton").out.partition("Version 2")[2].splitlines()
+    last = [" ".join(line.split()) for line in told[1:]]
+    assert last == ["- where SeriesDescription ~ (?i)bone|body", "- priority 50", "+ priority 80"]
+    ready("rules", "remove", "skeleton")
+    back = ready("rules", "rollback", "skeleton", "--to", 1)
+    assert back.out == "Rule skeleton is as it was in version 1, now version 4; it is in force.\n"
+    history = ready("rules", "history", "skeleton", "--json").json
+    assert [one["action"] for one in history] == ["added", "edited", "removed", "rolled-back"]
+    assert history[1]["diff"][0] == {
+        "field": "where",
+        "removed": ["SeriesDescription ~ (?i)bone|body"],
+        "added": [],
+    }
+    assert history[3]["rule"] == history[0]["rule"] | {"version": 4}
+    again = ready("rules", "rollback", "skeleton", "--to", 4)
+    assert "now version 4" in again.out
+    for version, code in ((3, 1), (9, 1), (0, 2)):
+        assert ready("rules", "rollback", "skeleton", "--to", version).code == code
+    assert "rule-rolled-back" in ready("audit", "list").out
+
+
+def test_check_names_what_is_wrong_and_ends_with_one(held: Run) -> None:
+    notes = held("rules", "check", "--json")
+    assert notes.code == 0
+    assert {one["level"] for one in notes.json} == {"note"}
+    assert "hot_bone" in {one["pipeline"] for one in notes.json}
+    more = ("--pipeline", "threshold_bone", "--to", "PACS", "--yes")
+    held("rules", "add", "twin", *more, "--where", "Modality = CT")
+    held(
+        "rules",
+        "add",
+        "never",
+        *more,
+        "--where",
+        "SliceThickness < 3",
+        "--where",
+        "SliceThickness > 5",
+    )
+    checked = held("rules", "check")
+    assert checked.code == 1
+    assert "`SliceThickness < 3` and `SliceThickness > 5` cannot hold together" in checked.out
+    assert checked.out.endswith("3 rules: 2 problems.\n")
+    worst, second = held("rules", "check", "--json").json[:2]
+    assert (worst["level"], worst["code"], worst["rules"]) == ("error", "never-matches", ["never"])
+    assert (second["code"], second["rules"]) == ("redundant", ["skeleton", "twin"])
+    assert STUDY in second["text"]
+
+
+def test_a_study_is_explained(held: Run) -> None:
+    held(
+        "rules",
+        "add",
+        "off",
+        "--pipeline",
+        "threshold_bone",
+        "--to",
+        "PACS",
+        "--where",
+        "Modality = MR",
+        "--disabled",
+    )
+    told = held("studies", "explain", STUDY[-12:])
+    assert told.code == 0
+    for said in (
+        "✓ skeleton → threshold_bone",
+        "runs on 1 of 1 series",
+        "○ off →",
+        "✗ Modality = MR",
+    ):
+        assert said in told.out
+    assert "\x1b" not in told.out
+    explained = held("studies", "explain", STUDY, "--json").json
+    assert [(one["rule"], one["code"], one["enabled"]) for one in explained["rules"]] == [
+        ("skeleton", "runs", True),
+        ("off", "unfit", False),
+    ]
+    assert explained["rules"][0]["workitems"] == [WORKITEM]
+    assert explained["rules"][1]["to_change"][0] == "`osteonode rules enable off`"
+    for answer in (told.out, json.dumps(explained)):
+        assert "Doe^Jane" not in answer
+        assert "P4711" not in answer
+    (one,) = held("studies", "explain", STUDY, "--rule", "off", "--json").json["rules"]
+    assert one["rule"] == "off"
+    assert held("studies", "explain", "9.9.9").code == 1
+    assert held("studies", "explain", STUDY, "--rule", "never").code == 1
 
 
 def test_studies(held: Run) -> None:
@@ -540,6 +714,53 @@ def test_a_study_is_evaluated_again(held: Run, index: Index) -> None:
     assert answer.code == 0
     assert studies.get(index, STUDY).waits_until is not None
     assert held("studies", "evaluate", "9.9.9").code == 1
+
+
+def test_a_study_is_held_and_released(held: Run, index: Index) -> None:
+    answer = held("studies", "hold", STUDY[-8:], "--reason", "wrong [b]protocol")
+    assert answer.code == 0
+    hold = studies.get(index, STUDY).held
+    assert hold is not None
+    assert hold.by.startswith("cli:")
+    assert held("studies", "list", "--json").json[0]["state"] == "held"
+    assert "held" in held("studies", "list").out
+    shown = held("studies", "show", STUDY)
+    assert "wrong [b]protocol" in shown.out
+    assert "study-held  by cli:" in shown.out
+    assert held("studies", "show", STUDY, "--json").json["held"]["reason"] == hold.reason
+    assert "protocol" not in held("audit", "list", "--json").out
+    assert "as soon as it is released" in held("studies", "evaluate", STUDY).out
+
+    assert held("studies", "release", STUDY[-8:]).code == 0
+    study = studies.get(index, STUDY)
+    assert study.held is None
+    assert study.forced_at == study.waits_until
+    assert held("studies", "list", "--json").json[0]["state"] == "released"
+    for command in ("hold", "release"):
+        assert held("studies", command, "9.9.9").code == 1
+
+
+def test_the_verdict_is_shown_with_its_reasons(held: Run, index: Index) -> None:
+    again = utcnow() + timedelta(seconds=60)
+    verdict = Verdict(
+        whole=False,
+        confidence=Confidence.CERTAIN,
+        ready=False,
+        reasons=(VerdictReason(code="slices-missing", sentence="2 of 10 places are empty."),),
+        look_again_at=again,
+    )
+    study = studies.get(index, STUDY)
+    wholeness.keep_look(index, study, verdict, pace_s=1.0, series=())
+    shown = held("studies", "show", STUDY)
+    assert "not yet; looked at again" in shown.out
+    assert re.search(r"slices-missing +2 of 10 places are empty\.", shown.out)
+    (listed,) = held("studies", "list", "--json").json
+    assert listed["whole"] == "not yet"
+    assert listed["verdict"]["reasons"][0]["code"] == "slices-missing"
+    wholeness.keep_look(
+        index, study, replace(verdict, ready=True, look_again_at=None), pace_s=1.0, series=()
+    )
+    assert "not whole (certain)" in held("studies", "show", STUDY).out
 
 
 def test_workitems(held: Run, index: Index) -> None:

@@ -36,7 +36,15 @@ from storage.index import (
     studies,
     workitems,
 )
-from storage.model import AddOutcome, ClauseVerdict, Decision, Header, Rule, Workitem
+from storage.model import (
+    AddOutcome,
+    ClauseVerdict,
+    Decision,
+    Header,
+    Rule,
+    Series,
+    Workitem,
+)
 
 ADDED, DUPLICATE, CONFLICT = AddOutcome
 
@@ -306,9 +314,60 @@ def test_facts_of_an_axial_series(index: Index) -> None:
         "frames": 6,
         "slices": 5,
         "own": 0,
+        "frames_of_reference": 0,
+        "orientations": 1,
+        "missing_slices": 2,
+        "duplicate_positions": 1,
         "slice_gap_mm": 2.25,
         "slice_gap_irregular_mm": 1.5,
     }
+
+
+def test_an_evaluation_keeps_the_facts_it_saw_until_another_instance_comes(index: Index) -> None:
+    for n in range(3):
+        instances.add(index, make_instance(n))
+    (seen,) = studies.series_of(index, STUDY)
+    # Told apart from what is derived by a mark.
+    marked = replace(seen, facts={**seen.facts, "slice_gap_mm": 9.0})
+    instances.add(index, make_instance(3))
+    keep_evaluation(index, marked, revision=3)
+    assert studies.series_of(index, STUDY)[0].facts["instances"] == 4
+    assert studies.series_of(index, STUDY)[0].facts["slice_gap_mm"] == 1.5
+
+    (seen,) = studies.series_of(index, STUDY)
+    marked = replace(seen, facts={**seen.facts, "slice_gap_mm": 9.0})
+    keep_evaluation(index, marked, revision=4)
+    assert studies.series_of(index, STUDY)[0].facts["slice_gap_mm"] == 9.0
+    instances.add(index, make_instance(4))
+    assert studies.series_of(index, STUDY)[0].facts == seen.facts | {
+        "instances": 5,
+        "frames": 5,
+        "slices": 5,
+    }
+
+
+def keep_evaluation(index: Index, series: Series, *, revision: int) -> None:
+    """Record an evaluation of the revision that saw this series."""
+    studies.record_evaluation(
+        index,
+        study_instance_uid=STUDY,
+        revision=revision,
+        decisions=(),
+        workitems=(),
+        now=NOON,
+        series=(series,),
+    )
+
+
+def test_frames_of_reference_and_orientations_are_counted(index: Index) -> None:
+    frames: list[Header] = [{"FrameOfReferenceUID": (uid,)} for uid in ("1.1", "1.1", "1.2")]
+    for n, frame in enumerate(frames):
+        instances.add(index, make_instance(n, header=make_instance(n).header | frame))
+    turned: Header = {"ImageOrientationPatient": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)}
+    instances.add(index, make_instance(9, header=make_instance(9).header | turned))
+    facts = studies.series_of(index, STUDY)[0].facts
+    assert (facts["frames_of_reference"], facts["orientations"]) == (2, 2)
+    assert "missing_slices" not in facts
 
 
 def test_slice_gap_is_measured_along_the_normal(index: Index) -> None:

@@ -37,6 +37,8 @@ RULE = Rule(
     destinations=("PACS",),
     priority=70,
     parameters={"threshold": 0.5, "fast": True, "mode": "fine", "steps": 3},
+    prefer=("ConvolutionKernel ~ (?i)^b", "most slices"),
+    each=True,
 )
 
 
@@ -132,6 +134,35 @@ def test_every_change_of_a_rule_is_a_version(with_pacs: Index) -> None:
     assert [c.rule for c in history] == [RULE, replace(edited, version=2), off, on, None, again]
     logged = [(e.kind, e.detail["version"]) for e in events.list_events(index)[1:]]
     assert logged == [(f"rule-{c.action}", c.version) for c in history]
+
+
+def test_a_rule_goes_back_to_an_earlier_version(with_pacs: Index) -> None:
+    rules.add(with_pacs, RULE, actor="anna", now=later(0))
+    rules.edit(
+        with_pacs, replace(RULE, where=("Modality = CT",), prefer=("most slices",)), actor="ben"
+    )
+    back = rules.restore(with_pacs, "bones", 1, actor="anna", now=later(2))
+    assert back == replace(RULE, version=3) == rules.get(with_pacs, "bones")
+    # So already: nothing happens twice.
+    assert rules.restore(with_pacs, "bones", 1, actor="anna") == back
+    rules.remove(with_pacs, "bones", actor="ben")
+    again = rules.restore(with_pacs, "bones", 2, actor="anna", now=later(4))
+    assert (again.version, again.prefer) == (5, ("most slices",))
+    assert [one.action for one in rules.history(with_pacs, "bones")] == [
+        "added",
+        "edited",
+        "rolled-back",
+        "removed",
+        "rolled-back",
+    ]
+    with pytest.raises(ChangeRefused, match="Version 4 of rule bones is its removal"):
+        rules.restore(with_pacs, "bones", 4, actor="anna")
+    with pytest.raises(NotFound, match="No version 9"):
+        rules.restore(with_pacs, "bones", 9, actor="anna")
+    rules.remove(with_pacs, "bones", actor="ben")
+    destinations.remove(with_pacs, "PACS", actor="ben")
+    with pytest.raises(NotFound, match="No destination PACS"):
+        rules.restore(with_pacs, "bones", 1, actor="anna")
 
 
 def test_rules_are_listed_by_priority(with_pacs: Index) -> None:

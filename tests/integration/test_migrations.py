@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,12 +15,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from psycopg.types.json import Jsonb
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, MetaData, create_engine, inspect, text
 
 from migrations import commands
 from storage import tables
 from storage.errors import IndexUnavailable, SchemaOutdated
-from storage.index import deliveries, events, open_index, studies, workitems
+from storage.index import deliveries, events, open_index, rules, studies, workitems
 from storage.model import DeliveryState, WorkitemState
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -125,6 +126,32 @@ def test_an_older_database_keeps_its_rows(empty_database_url: str) -> None:
         )
         assert (delivery.state, delivery.attempts) == (DeliveryState.PENDING, 2)
         assert events.list_events(index) == ()
+
+
+def test_a_rule_of_an_older_database_goes_on_with_every_series(empty_database_url: str) -> None:
+    """What it says in its history, too: a rollback means what it meant."""
+    commands.upgrade(empty_database_url, "0004")
+    engine = engine_of(empty_database_url)
+    stored = {
+        **{"name": "bones", "pipeline": "ct_skeleton", "clauses": ["Modality = CT"]},
+        **{"destinations": [], "priority": 50, "enabled": True, "parameters": {}, "version": 1},
+    }
+    with engine.begin() as connection:
+        old = MetaData()
+        old.reflect(connection, only=["rules", "rule_history"])
+        connection.execute(old.tables["rules"].insert(), stored)
+        change = {
+            **{"name": "bones", "version": 1, "actor": "anna", "action": "added"},
+            **{"changed_at": datetime(2026, 3, 1, 12, tzinfo=UTC), "rule": stored},
+        }
+        connection.execute(old.tables["rule_history"].insert(), change)
+    engine.dispose()
+    commands.upgrade(empty_database_url)
+    with open_index(empty_database_url) as index:
+        assert rules.get(index, "bones").each
+        new = replace(rules.get(index, "bones"), each=False, prefer=("most slices",))
+        rules.edit(index, new, actor="ben")
+        assert rules.restore(index, "bones", 1, actor="ben").each
 
 
 def test_a_database_without_tables_names_the_command(empty_database_url: str) -> None:

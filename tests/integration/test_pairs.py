@@ -209,7 +209,7 @@ def test_of_two_cts_the_one_with_most_slices_wins_and_the_command_line_says_why(
     (workitem,) = completed(node)
     assert roles(workitem) == {"pet": uid_of(pet), "ct": uid_of(thin)}
     shown = cli(node, "rules", "test", "hot", "--study", str(pet[0].StudyInstanceUID))
-    assert f"has most slices (seen: 3; series …{uid_of(thin)[-12:]} has 6)" in shown
+    assert f"prefer most slices (seen: 3; series …{uid_of(thin)[-12:]} has 6)" in shown
     assert "SeriesDescription ~ ^Bone (seen: Soft tissue)" in shown
     assert shown.count("hot_bone runs\n") == 2
 

@@ -58,6 +58,7 @@ def test_tumours_come_back_one_by_one_and_the_native_series_is_refused(
             pipeline="mr_spine_tumor",
             where=("Modality = MR",),
             destinations=("PACS",),
+            each=True,
         )
         rules.add(index, rule, actor="test")
     target = Destination(name="node", host="127.0.0.1", port=node.port, called_ae="OSTEONODE")

@@ -15,8 +15,9 @@ from orthanc import Orthanc, running_orthanc
 from pydicom import Dataset, dcmread
 
 from node.demo import time_split
-from storage.index import deliveries, workitems
-from storage.model import DeliveryState, WorkitemState
+from node.query import count_study
+from storage.index import deliveries, studies, workitems
+from storage.model import DeliveryState, Destination, WorkitemState
 
 pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.peer("orthanc")]
 
@@ -162,3 +163,44 @@ def test_orthanc_holds_a_rejection_note_of_what_was_replaced(
         retracted = deliveries.list_deliveries(index, state=DeliveryState.RETRACTED)
     assert rejected == {one.evidence.sop_instance_uid for one in retracted}
     assert rejected < {ds.SOPInstanceUID for ds in found}
+
+
+def test_orthanc_says_how_much_it_has_of_a_study(orthanc: Orthanc, tmp_path: Path) -> None:
+    """C-FIND of the Study Root model at both levels, and a study that it does not have."""
+    destination = Destination(
+        name="PACS", host="127.0.0.1", port=orthanc.dicom_port, called_ae=orthanc.ae_title
+    )
+    datasets = make_series(series=1, geometry=Geometry(slices=5))
+    datasets += make_series(series=2, geometry=Geometry(slices=3))
+    for path in save_all(datasets, tmp_path / "ct"):
+        orthanc.put(path.read_bytes())
+    study = str(datasets[0].StudyInstanceUID)
+    answer = count_study(destination, study, calling_ae="OSTEONODE", timeout_s=10)
+    assert (answer.series, answer.instances) == (2, 8)
+    counts = Counter(str(ds.SeriesInstanceUID) for ds in datasets)
+    assert answer.by_series == dict(counts)
+    unknown = count_study(destination, f"{study[:-1]}", calling_ae="OSTEONODE", timeout_s=10)
+    assert (unknown.instances, unknown.by_series) == (None, {})
+
+
+def test_a_study_starts_because_the_pacs_that_sent_it_has_no_more(
+    orthanc: Orthanc, node: Node, tmp_path: Path
+) -> None:
+    """Orthanc forwards a study; asked, it says that this is all: nobody waits for the quiet time."""
+    datasets = make_series(geometry=Geometry(slices=6))
+    for path in save_all(datasets, tmp_path / "ct"):
+        orthanc.put(path.read_bytes())
+    node.settings = {
+        "OSTEONODE_ROUTING__QUIET_S": "600",
+        "OSTEONODE_ROUTING__RELEASED_QUIET_S": "600",
+        "OSTEONODE_ROUTING__COUNT_QUIET_S": "0.5",
+        "OSTEONODE_ROUTING__ASK": '{"CT1": "PACS"}',
+    }
+    node.start()
+    node.route_to(orthanc.dicom_port, called_ae=orthanc.ae_title)
+    storescu(node, tmp_path / "ct")
+    wait_until_sent(node)
+    with node.index() as index:
+        study = studies.get(index, str(datasets[0].StudyInstanceUID))
+    assert study.verdict is not None
+    assert (study.verdict.whole, study.verdict.confidence) == (True, "certain")

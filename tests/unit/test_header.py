@@ -6,6 +6,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pydicom.data
 import pytest
 from dicomgen import make_instance
+from enhanced import SLICES, enhanced_image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
@@ -27,6 +29,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     SegmentationStorage,
 )
+from received import series
 
 from node.elements import Encoding, read_elements
 from node.errors import ReceiveError
@@ -38,6 +41,8 @@ from node.header import (
     ParsedHeader,
     read_header,
 )
+from node.plane import plane_of
+from node.preference import Preference
 
 
 def encode(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
@@ -192,6 +197,53 @@ def test_geometry_of_an_enhanced_object_is_its_first_frames() -> None:
     assert header["ImageOrientationPatient"] == (1, 0, 0, 0, 1, 0)
     assert header["ImagePositionPatient"] == (0, 0, 1)
     assert header["PixelSpacing"] == (0.5, 0.5)
+
+
+def test_kernel_and_thickness_of_an_enhanced_object_can_be_asked_for() -> None:
+    ds = make_instance()
+    del ds.ImageOrientationPatient, ds.ImagePositionPatient, ds.PixelSpacing, ds.SliceThickness
+    ds.NumberOfFrames = 1
+    shared, reconstruction, measures, exposure = Dataset(), Dataset(), Dataset(), Dataset()
+    reconstruction.ConvolutionKernel, reconstruction.ReconstructionAlgorithm = "Br36f", "ITERATIVE"
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.5], 1.5
+    exposure.KVP = 120
+    shared.CTReconstructionSequence = Sequence([reconstruction])
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.CTXRayDetailsSequence = Sequence([exposure])
+    ds.SharedFunctionalGroupsSequence = Sequence([shared])
+    header = read_header(ExplicitVRLittleEndian, encode(ds)).header
+    assert header["ConvolutionKernel"] == ("Br36f",)
+    assert header["ReconstructionAlgorithm"] == ("ITERATIVE",)
+    assert (header["SliceThickness"], header["KVP"]) == ((1.5,), (120.0,))
+    assert header["ImageType"] == tuple(ds.ImageType)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal"])
+def test_an_enhanced_image_has_all_that_rules_prefer_by(orientation: str, modality: str) -> None:
+    ds = enhanced_image(orientation, modality)
+    header = read_header(ExplicitVRLittleEndian, encode(ds)).header
+    enhanced = replace(series("e", modality=modality), header=header, facts={"frames": len(SLICES)})
+    assert plane_of(header) == orientation
+    assert header["SliceThickness"] == (2.5,)
+    assert header["ImageType"][0] == "ORIGINAL"
+    preference = Preference([f"plane = {orientation}"])
+    for other in (series("o", slices=10), series("o", slices=10, SliceThickness=(1.0,))):
+        assert preference.best([other, enhanced]) is enhanced
+        assert preference.judge(enhanced, other).holds
+
+
+def test_where_an_nm_image_lies_is_what_its_detector_says() -> None:
+    ds = make_instance()
+    del ds.ImageOrientationPatient, ds.ImagePositionPatient
+    ds.NumberOfFrames = 1
+    detector = Dataset()
+    detector.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    detector.ImagePositionPatient = [0, 0, 7]
+    ds.DetectorInformationSequence = Sequence([detector])
+    header = read_header(ExplicitVRLittleEndian, encode(ds)).header
+    assert header["ImageOrientationPatient"] == (1, 0, 0, 0, 0, -1)
+    assert header["ImagePositionPatient"] == (0, 0, 7)
 
 
 def test_our_evidence_is_recognised_by_its_equipment() -> None:

@@ -158,7 +158,13 @@ def receive(
 
 
 def add_rule(
-    parts: Parts, name: str, *, to: str = "PACS", priority: int = 50, report_refusals: bool = False
+    parts: Parts,
+    name: str,
+    *,
+    to: str = "PACS",
+    priority: int = 50,
+    report_refusals: bool = False,
+    each: bool = False,
 ) -> None:
     known = {destination.name for destination in destinations.list_destinations(parts.index)}
     if to not in known:
@@ -174,6 +180,7 @@ def add_rule(
             destinations=(to,),
             priority=priority,
             report_refusals=report_refusals,
+            each=each,
         ),
         actor="test",
     )
@@ -255,7 +262,7 @@ def test_settings_of_the_scanner_are_parameters_and_a_rule_s_count_over_them(
 
 
 def test_a_series_that_did_not_change_is_not_run_again(parts: Parts) -> None:
-    add_rule(parts, "r")
+    add_rule(parts, "r", each=True)
     receive(parts, 1)
     receive(parts, 2)
     evaluate(parts)
@@ -264,6 +271,24 @@ def test_a_series_that_did_not_change_is_not_run_again(parts: Parts) -> None:
     evaluate(parts, seconds=160)
     ran = workitems.list_workitems(parts.index)
     assert sorted(w.inputs[0].series_instance_uid for w in ran) == ["1.2.3.1", "1.2.3.2"]
+
+
+def test_of_two_series_that_fit_the_preferred_one_runs_and_the_other_says_why(parts: Parts) -> None:
+    add_rule(parts, "r")
+    for number in (1, 2):
+        receive(parts, number)
+    for number in (1, 2, 3):
+        receive(parts, number, series="1.2.3.2")
+    evaluate(parts)
+    (ran,) = workitems.list_workitems(parts.index)
+    assert ran.inputs[0].series_instance_uid == "1.2.3.2"
+    assert [
+        (one.series_instance_uid, one.code, one.clauses[-1].clause)
+        for one in studies.decisions(parts.index, STUDY)
+    ] == [
+        ("1.2.3.2", "runs", "prefer most slices"),
+        ("1.2.3.1", "outranked", "prefer most slices"),
+    ]
 
 
 def test_a_series_uid_in_two_studies_mixes_no_patients(parts: Parts) -> None:
@@ -594,7 +619,7 @@ def test_what_is_owed_to_a_removed_destination_fails_with_a_reason(
 
 
 def test_missing_evidence_is_told_and_holds_up_nothing_else(parts: Parts, seams: Seams) -> None:
-    add_rule(parts, "r")
+    add_rule(parts, "r", each=True)
     for series in ("1.2.3.1", "1.2.3.2"):
         receive(parts, 1, series=series)
         receive(parts, 2, series=series)

@@ -163,6 +163,34 @@ def test_both_inputs_reach_the_pipeline(pair: tuple[LoadedPipeline, PerformReque
     assert of_inputs < referenced
 
 
+LACKS = (
+    ("slices-missing", "1 of 9 places on its grid has no slice."),
+    ("instances-missing", "PACS has 11 instances of it, here are 8."),
+)
+
+
+def test_a_run_on_a_series_with_a_gap_says_so_first(
+    threshold_bone: LoadedPipeline, request_of: Callable[..., PerformRequest]
+) -> None:
+    datasets = make_series(geometry=Geometry(slices=9))
+    del datasets[3]
+    request = request_of(datasets)
+    with pytest.raises(InputError) as refused:
+        perform(threshold_bone, request)
+    assert refused.value.code == "input-missing-slices"
+
+    done = perform(threshold_bone, replace(request, lacks=LACKS))
+
+    assert done.sources["ct"].volume.spatial_shape[0] == 5
+    assert [notice.code for notice in done.notices] == ["slices-missing", "instances-missing"]
+    assert done.notices[1].message == LACKS[1][1]
+    seg, report = done.evidence
+    referenced = seg.ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    of_run = {str(ds.SOPInstanceUID) for ds in datasets[3:]}
+    assert {str(item.ReferencedSOPInstanceUID) for item in referenced} <= of_run
+    assert done.notices[0].message.encode() in report.encoded
+
+
 @pytest.mark.parametrize(("given", "absent"), [("pet", "ct"), ("ct", "pet")])
 def test_a_run_without_an_optional_input_says_so(
     pair: tuple[LoadedPipeline, PerformRequest], given: str, absent: str

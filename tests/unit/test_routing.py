@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
 from node import selection
-from node.completeness import assess
 from node.errors import RuleError
 from node.routing import check_rule, parse_clause
 from pipelines.manifest import Manifest
-from storage.model import Decision, Rule, Series, Study
+from storage.model import Decision, Rule, Series
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CODE = {"value": "113343008", "scheme": "SCT", "meaning": "Organ"}
@@ -211,24 +210,3 @@ def test_a_rule_that_could_never_run_is_refused(changes: dict[str, object], said
 def test_parameters_are_merged_with_the_manifests() -> None:
     check_rule(rule("Modality = CT", parameters={"threshold": 150}), {"bones": MANIFEST})
     assert MANIFEST.merge({"threshold": 150}) == {"threshold": 150.0, "mode": "fast"}
-
-
-def test_a_study_is_whole_when_it_is_quiet() -> None:
-    study = Study(
-        study_instance_uid="1.2",
-        patient_id="",
-        accession_number="",
-        study_date="",
-        study_description="",
-        revision=3,
-        evaluated_revision=0,
-        series_count=1,
-        instance_count=3,
-        first_received_at=NOON,
-        last_received_at=NOON,
-    )
-    early = assess(study, now=NOON + timedelta(seconds=59), quiet_s=60)
-    assert not early.whole
-    assert early.look_again_at == NOON + timedelta(seconds=60)
-    assert "59 s ago" in early.reason
-    assert assess(study, now=NOON + timedelta(seconds=60), quiet_s=60).whole

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,25 +23,31 @@ SCALAR = st.one_of(
     st.booleans(),
     st.floats(allow_nan=False, allow_infinity=False),
 )
+FIELDS = dict(
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
+    pipeline=TEXT,
+    where=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
+    destinations=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
+    priority=st.integers(0, 100),
+    enabled=st.booleans(),
+    parameters=st.dictionaries(TEXT, SCALAR, max_size=3),
+    roles=st.dictionaries(TEXT, st.lists(TEXT, max_size=3).map(tuple), max_size=3),
+    wait_s=st.one_of(st.integers(0, LONGEST_WAIT_S), st.sampled_from([0, 1800, 86400])),
+    without=st.lists(TEXT, max_size=3).map(tuple),
+    incomplete=st.sampled_from(["hold", "run"]),
+    report_refusals=st.booleans(),
+    prefer=st.lists(TEXT, max_size=3).map(tuple),
+    each=st.booleans(),
+    window=st.one_of(st.just(""), st.just("mon-fri 20:00-06:00, stat"), TEXT),
+)
 RULES = st.lists(
-    st.builds(
-        Rule,
-        name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
-        pipeline=TEXT,
-        where=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
-        destinations=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
-        priority=st.integers(0, 100),
-        enabled=st.booleans(),
-        parameters=st.dictionaries(TEXT, SCALAR, max_size=3),
-        roles=st.dictionaries(TEXT, st.lists(TEXT, max_size=3).map(tuple), max_size=3),
-        wait_s=st.one_of(st.integers(0, LONGEST_WAIT_S), st.sampled_from([0, 1800, 86400])),
-        without=st.lists(TEXT, max_size=3).map(tuple),
-        window=st.one_of(st.just(""), st.just("mon-fri 20:00-06:00, stat"), TEXT),
-        version=st.just(1),
-    ),
-    max_size=4,
-    unique_by=lambda rule: rule.name,
-).filter(bool)
+    st.builds(Rule, **FIELDS), min_size=1, max_size=4, unique_by=lambda rule: rule.name
+)
+
+
+def test_every_field_of_a_rule_goes_there_and_back() -> None:
+    """Whoever adds a field adds it above."""
+    assert {one.name for one in fields(Rule)} - {"version"} == set(FIELDS)
 
 
 @given(RULES)
@@ -70,6 +78,7 @@ def test_regular_expressions_stay_readable() -> None:
         ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['Modality = CT']", "rule a: to"),
         ("[[rule]]\nname = '../a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']", "rule ../a: name"),
         ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']\nprio = 3", "prio"),
+        ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']\nincomplete = 'no'", "incomplete"),
         ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']\npriority = '3'", "priority"),
         ("[[rule]]\nname = 'a'\npipeline = 'p'\nwhere = ['x']\nto = ['X']\n" * 2, "two rules 'a'"),
     ],
@@ -103,6 +112,16 @@ without = ['ct']
     'ConvolutionKernel ~ ^B',
 ]
 """
+    )
+    assert parse_rules(text, source="x") == (rule,)
+
+
+def test_wishes_stand_in_their_order() -> None:
+    wishes = ("ConvolutionKernel ~ (?i)^b", "most slices")
+    rule = Rule(name="a", pipeline="p", where=("x",), destinations=("X",), prefer=wishes, each=True)
+    text = dump_rules([rule])
+    assert text.endswith(
+        "prefer = [\n    'ConvolutionKernel ~ (?i)^b',\n    'most slices',\n]\neach = true\n"
     )
     assert parse_rules(text, source="x") == (rule,)
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from node.errors import RuleError
+from node.preference import count_slices
 from node.routing import check_rule
-from node.selection import Selection, count_slices, route, select
+from node.selection import Selection, route, select
 from pipelines.manifest import Manifest
 from storage.model import Decision, Rule, Series
 
@@ -131,15 +132,18 @@ def test_most_slices_win_and_the_loser_says_to_whom() -> None:
     assert inputs(found) == [{"spect": "nm", "ct": "thin"}]
     lost = decisions(found)["ct", "thick"]
     assert (lost.code, lost.matched) == ("outranked", False)
-    assert lost.reason == "Does not run: has most slices (seen: 60; series …thin has 240)"
+    assert lost.reason == "Does not run: prefer most slices (seen: 60; series …thin has 240)"
     assert [v.holds for v in lost.clauses] == [True, True, True, True, False]
-    assert decisions(found)["ct", "thin"].clauses[-1].seen == "240"
+    won = decisions(found)["ct", "thin"].clauses[-1]
+    assert (won.clause, won.seen) == ("prefer most slices", "240; series …thick has 60")
 
 
 def test_of_as_many_slices_the_first_received_wins() -> None:
     found = chosen([SPECT, series("a", at=5), series("b", at=4)])
     assert inputs(found) == [{"spect": "nm", "ct": "b"}]
-    assert "100 as series …b, which came first" in decisions(found)["ct", "a"].reason
+    assert (
+        "prefer the first received (seen: 2026-03-01 12:00:05" in decisions(found)["ct", "a"].reason
+    )
 
 
 def test_clauses_of_a_role_are_asked_of_its_series_alone() -> None:
@@ -187,12 +191,41 @@ def test_the_demand_counts_from_either_side() -> None:
     assert inputs(found) == [{"spect": "nm"}]
 
 
-def test_every_series_of_the_first_role_begins_a_set() -> None:
+def test_with_each_every_series_of_the_first_role_begins_a_set() -> None:
     held = [SPECT, series("nm2", "NM", frame="1.8"), series("ct"), series("ct2", frame="1.8")]
-    assert inputs(chosen(held)) == [
+    assert inputs(chosen(held, to=rule(each=True))) == [
         {"spect": "nm", "ct": "ct"},
         {"spect": "nm2", "ct": "ct2"},
     ]
+
+
+def test_else_one_set_wins_and_the_other_says_why() -> None:
+    held = [SPECT, series("nm2", "NM", slices=60), series("ct")]
+    found = chosen(held)
+    assert inputs(found) == [{"spect": "nm", "ct": "ct"}]
+    assert codes(found) == {
+        ("spect", "nm"): "runs",
+        ("spect", "nm2"): "outranked",
+        ("ct", "ct"): "runs",
+    }
+    assert (
+        "prefer most slices (seen: 60; series …nm has 100)"
+        in decisions(found)["spect", "nm2"].reason
+    )
+    assert decisions(found)["spect", "nm"].clauses[-1].seen == "100; series …nm2 has 60"
+
+
+def test_a_set_with_all_inputs_wins_over_a_better_first_series() -> None:
+    held = [
+        series("nm", "NM", slices=200),
+        series("nm2", "NM", frame="1.8"),
+        series("ct2", frame="1.8"),
+    ]
+    found = chosen(held)
+    assert inputs(found) == [{"spect": "nm2", "ct": "ct2"}]
+    lost = decisions(found)["spect", "nm"]
+    assert (lost.code, lost.clauses[-1].clause) == ("outranked", "prefer a run with most inputs")
+    assert "with series …nm2 spect and ct" in lost.reason
 
 
 def test_one_series_plays_one_role() -> None:
