@@ -285,7 +285,8 @@ def test_a_series_that_is_no_volume_fails_with_a_code_and_the_node_goes_on(
     node.start()
     node.route_to(pacs.port)
     broken = make_series(study=1, geometry=SIX)
-    del broken[3]  # a gap
+    x, y, z = broken[3].ImagePositionPatient
+    broken[3].ImagePositionPatient = [x + 9, y, z]  # beside the others
     store(node, broken, tmp_path / "broken")
     node.wait_for_state(WorkitemState.CANCELED)
     (failed,) = node.workitems()
