@@ -187,7 +187,8 @@ SCP: C-ECHO is answered with 0x0000. SCU: `osteonode echo` and `osteonode destin
 Level 2 (full): all attributes are kept, private ones too. Nothing is decoded, transcoded, coerced or renamed. The
 same instance sent again is answered with success and changes nothing. The same SOP Instance UID with other content
 is answered with success, kept beside the first, and audited; it does not replace it. Whether content is other is
-told by the BLAKE3 digest of the encoded data set, without file meta information.
+told by the BLAKE3 digest of the encoded data set, without file meta information. An administrator may let the other
+content count (`osteonode studies accept`); the first is kept beside it then.
 
 ### 5.3 Storage service as SCU
 
@@ -200,6 +201,12 @@ A destination's profile names the objects and forms it is meant to get. Whatever
 that Annex A does not describe: {made}. Where a rule says so, a study that was refused or whose run failed leaves a
 Comprehensive 3D SR as well, which says in codes and in words that the analysis was not done; it has the attributes of
 A.3, and no measurements (it is not TID 1500).
+
+A result that replaces an older one (instances came late, a rule changed) names the older report in its own: Predecessor
+Documents Sequence (0040,A360) of A.3. Of the older result nothing more is sent. Where the profile says `retract`, a
+rejection note (IHE RAD TF-3 4.66) follows when the destination has taken all of the newer result: a Key Object
+Selection Document with the title (113001, DCM, "Rejected for Quality Reasons"), which names every instance of the older result
+that the destination was sent.
 
 {table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
 
