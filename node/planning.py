@@ -21,6 +21,8 @@ class Planner:
     config: Config
     index: Index
     registry: Registry
+    #: Instances that a plan may take; empty: all that are held of a series.
+    only: frozenset[str] = frozenset()
 
     def plan(
         self, study: Study, rule: Rule, inputs: Mapping[str, Series], now: datetime
@@ -65,7 +67,13 @@ class Planner:
         return WorkitemInput(
             role=role,
             series_instance_uid=series.series_instance_uid,
-            sop_instance_uids=tuple(sorted(instance.sop_instance_uid for instance in held)),
+            sop_instance_uids=tuple(
+                sorted(
+                    instance.sop_instance_uid
+                    for instance in held
+                    if not self.only or instance.sop_instance_uid in self.only
+                )
+            ),
         )
 
 

@@ -24,6 +24,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from node.errors import DeliveryError
@@ -147,14 +148,14 @@ def echo(destination: Destination, *, calling_ae: str, timeout_s: float) -> floa
         When it cannot be reached, rejects us, or does not answer with success.
     """
     began = time.monotonic()
-    with _associate(destination, [verification_context()], calling_ae, timeout_s) as assoc:
+    with associate(destination, [verification_context()], calling_ae, timeout_s) as assoc:
         if not assoc.accepted_contexts:
-            raise DeliveryError(f"{_who(destination)} does not accept C-ECHO.")
+            raise DeliveryError(f"{who(destination)} does not accept C-ECHO.")
         status = assoc.send_c_echo().get("Status")
         if status is None:
-            raise DeliveryError(f"{_who(destination)} does not answer C-ECHO in {timeout_s:g} s.")
+            raise DeliveryError(f"{who(destination)} does not answer C-ECHO in {timeout_s:g} s.")
         if status != 0x0000:
-            raise DeliveryError(f"{_who(destination)} answers C-ECHO with 0x{status:04X}.")
+            raise DeliveryError(f"{who(destination)} answers C-ECHO with 0x{status:04X}.")
         return time.monotonic() - began
 
 
@@ -180,7 +181,7 @@ def send_each(
     for batch in _batches(items):
         done = 0
         try:
-            with _associate(
+            with associate(
                 destination, presentation_contexts(batch), calling_ae, timeout_s
             ) as assoc:
                 for item in batch:
@@ -244,12 +245,27 @@ def read_item(path: Path) -> SendItem:
 
 
 @contextmanager
-def _associate(
+def associate(  # noqa: PLR0913 - what an association is made of
     destination: Destination,
     contexts: list[PresentationContext],
     calling_ae: str,
     timeout_s: float,
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[Any] = (),
 ) -> Iterator[Association]:
+    """An association with a destination, released at the end.
+
+    Parameters
+    ----------
+    roles, handlers
+        Role selection and event handlers of pynetdicom, as a C-GET needs.
+
+    Raises
+    ------
+    node.errors.DeliveryError
+        When there is none.
+    """
     ae = AE(destination.calling_ae or calling_ae)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -259,7 +275,7 @@ def _associate(
     try:
         address = socket.gethostbyname(destination.host)
     except OSError as error:
-        raise DeliveryError(f"{_who(destination)}: no such host.") from error
+        raise DeliveryError(f"{who(destination)}: no such host.") from error
     connected = threading.Event()
     assoc = ae.associate(
         address,
@@ -267,11 +283,12 @@ def _associate(
         contexts=contexts,
         ae_title=destination.called_ae,
         max_pdu=MAX_PDU,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _set_up, [connected, timeout_s])],
+        ext_neg=list(roles),
+        evt_handlers=[(evt.EVT_CONN_OPEN, _set_up, [connected, timeout_s]), *handlers],
     )
     if not assoc.is_established:
         raise DeliveryError(
-            f"{_who(destination)} {_why_not(assoc, is_connected=connected.is_set())}."
+            f"{who(destination)} {_why_not(assoc, is_connected=connected.is_set())}."
         )
     try:
         yield assoc
@@ -299,7 +316,8 @@ def _why_not(assoc: Association, *, is_connected: bool) -> str:
     return "does not answer an association request, or aborts it"
 
 
-def _who(destination: Destination) -> str:
+def who(destination: Destination) -> str:
+    """A destination as messages name it."""
     return f"{destination.name} ({destination.called_ae} at {destination.host}:{destination.port})"
 
 
@@ -349,7 +367,7 @@ def _send_one(
             item=item,
             outcome=Outcome.PERMANENT,
             status=None,
-            message=f"{_who(destination)} does not accept {UID(item.sop_class_uid).name} "
+            message=f"{who(destination)} does not accept {UID(item.sop_class_uid).name} "
             f"in {UID(item.transfer_syntax_uid).name}.",
         )
     # Files are read in pieces and sent as they are; pynetdicom has this only as a setting of the process.
@@ -358,7 +376,7 @@ def _send_one(
         _allow_for(assoc, item.path, timeout_s)
         answer = assoc.send_c_store(item.path if is_exact else dcmread(item.path))
     except RuntimeError as error:
-        raise DeliveryError(f"{_who(destination)} ended the association.") from error
+        raise DeliveryError(f"{who(destination)} ended the association.") from error
     except (OSError, ValueError, AttributeError, InvalidDicomError) as error:
         _log.error("file_unreadable", sop_instance_uid=item.sop_instance_uid, reason=str(error))
         return SendStatus(
@@ -369,9 +387,7 @@ def _send_one(
         )
     status = answer.get("Status")
     if status is None:
-        raise DeliveryError(
-            f"{_who(destination)} ended the association, or did not answer in time."
-        )
+        raise DeliveryError(f"{who(destination)} ended the association, or did not answer in time.")
     return SendStatus(item=item, outcome=classify(status), status=status, message=describe(status))
 
 

@@ -1,8 +1,8 @@
 """Puts the parts together, starts them, stops them.
 
-Three loops: evaluate, perform (one per worker), deliver (one association per destination at a time). Each is woken by
-the step before it and by time; what another process wrote to the index is seen within `POLL_S`. The calendar
-(APScheduler) sweeps.
+Three loops: evaluate, perform (one per worker), deliver (one association per destination at a time); and one for each
+worklist that work is taken from. Each is woken by the step before it and by time; what another process wrote to the
+index is seen within `POLL_S`. The calendar (APScheduler) sweeps.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from node.config import Config
 from node.lifecycle import Parts
 from node.scp import Scp
 from node.scu import send
+from node.ups import UpsClient
+from node.worklist_search import Worklist
+from node.worklists import attend
 from pipelines.evidence.request import Installation
 from pipelines.registry import PipelineEntry, find_pipelines
 from pipelines.uids import derive_device_uid
@@ -39,6 +42,7 @@ from storage.index import (
     events,
     open_index,
     pipelines,
+    procedure_steps,
     rules,
     workitems,
 )
@@ -138,6 +142,19 @@ class Service:
         self._evaluating = Loop("evaluate", self._evaluate)
         self._performing = [Loop("perform", self._perform) for _ in range(self._compute.slots)]
         self._delivering = Loop("deliver", self._deliver)
+        self._worklists = [
+            Worklist(
+                name=name,
+                setting=setting,
+                client=UpsClient(name, setting),
+                stopping=self._stopping,
+            )
+            for name, setting in config.ups.worklists.items()
+        ]
+        # One each: a worklist that does not answer keeps nobody waiting.
+        self._attending = [
+            Loop(f"worklist {one.name}", partial(self._attend, one)) for one in self._worklists
+        ]
         self._calendar = BackgroundScheduler(timezone="UTC")
         self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
 
@@ -147,6 +164,7 @@ class Service:
         self._scp.start()
         taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        procedure_steps.release(self._index, owner=self._parts.owner)
         self._introduce()
         self._calendar.add_job(self._sweep, "interval", hours=1, next_run_time=utcnow())
         self._calendar.start()
@@ -176,6 +194,9 @@ class Service:
         self._senders.shutdown(wait=True, cancel_futures=True)
         workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        procedure_steps.release(self._index, owner=self._parts.owner)
+        for worklist in self._worklists:
+            worklist.client.close()
         self._note("node-stopped")
         self._index.close()
         log.info("node_stopped")
@@ -194,7 +215,7 @@ class Service:
 
     @property
     def _loops(self) -> tuple[Loop, ...]:
-        return (self._evaluating, *self._performing, self._delivering)
+        return (self._evaluating, *self._performing, self._delivering, *self._attending)
 
     # -- one step of each loop --------------------------------------------------------------------
 
@@ -210,6 +231,9 @@ class Service:
         if performed:
             self._delivering.wake()
         return performed
+
+    def _attend(self, worklist: Worklist) -> bool:
+        return attend(self._parts, worklist, now=utcnow())
 
     def _deliver(self) -> bool:
         for destination in deliveries.due_destinations(self._index, utcnow()):

@@ -351,6 +351,75 @@ class Failure:
     profiles: Mapping[str, str] = field(default_factory=dict)
 
 
+# -- what a worklist asks for -------------------------------------------------------------------
+
+
+class ProcedureStepState(StrEnum):
+    """How far we are with a Unified Procedure Step of a worklist (PS3.4 Annex CC)."""
+
+    #: The Transaction UID is written down; whether the worklist gave us the step is not known yet.
+    CLAIMING = "CLAIMING"
+    #: It is ours; its inputs are looked for, and fetched where they are missing.
+    CLAIMED = "CLAIMED"
+    #: Its workitems are scheduled or run, or their evidence is on its way.
+    PERFORMING = "PERFORMING"
+    #: It cannot be done; the worklist is still to be told.
+    CANCELING = "CANCELING"
+    #: The worklist knows the outputs.
+    COMPLETED = "COMPLETED"
+    #: The worklist knows why not, or cancelled it itself.
+    CANCELED = "CANCELED"
+    #: Another performer has it, or the worklist has it no more.
+    LOST = "LOST"
+
+
+#: Nothing is left to do.
+SETTLED_STEPS = (
+    ProcedureStepState.COMPLETED,
+    ProcedureStepState.CANCELED,
+    ProcedureStepState.LOST,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInput:
+    """One item of an Input Information Sequence (0040,4021): a series, and where it can be had."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    #: Instances of it; empty: all.
+    sop_instance_uids: tuple[str, ...] = ()
+    #: Retrieve AE Title (0008,0054) and Retrieve URL (0008,1190); empty where it does not say.
+    retrieve_ae: str = ""
+    retrieve_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcedureStep:
+    """A Unified Procedure Step that we claim, or claimed, from a worklist."""
+
+    worklist: str
+    #: SOP Instance UID of the step.
+    procedure_step_uid: str
+    #: (0008,1195): whoever knows it holds the claim.
+    transaction_uid: str
+    state: ProcedureStepState
+    study_instance_uid: str
+    #: Name of the work in the configuration, and Scheduled Procedure Step Priority (0074,1200).
+    work: str
+    priority: str
+    inputs: tuple[StepInput, ...]
+    claimed_at: datetime
+    next_attempt_at: datetime
+    #: Attempts in a row that the worklist, or a source of inputs, did not answer.
+    attempts: int = 0
+    #: Workitem UID -> whether this step scheduled it; False: it was there already.
+    workitems: Mapping[str, bool] = field(default_factory=dict)
+    ended_at: datetime | None = None
+    reason_code: str | None = None
+    reason: str | None = None
+
+
 # -- what is owed -------------------------------------------------------------------------------
 
 

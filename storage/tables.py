@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0009"
 
 metadata = MetaData(
     naming_convention={
@@ -320,6 +320,34 @@ measurements = Table(
     Index(None, "workitem_uid"),
     Index(None, "study_instance_uid"),
     Index(None, "pipeline", "concept_value", "measured_at"),
+)
+
+#: Unified Procedure Steps of worklists, from when we ask for one until the worklist knows what came of it.
+procedure_steps = Table(
+    "procedure_steps",
+    metadata,
+    Column("worklist", Text, primary_key=True),
+    Column("procedure_step_uid", Text, primary_key=True),
+    Column("transaction_uid", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("study_instance_uid", Text, nullable=False),
+    Column("work", Text, nullable=False),
+    Column("priority", Text, nullable=False),
+    Column("inputs", JsonValue, nullable=False),
+    Column("claimed_at", UtcDateTime, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("workitems", JsonValue, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("reason_code", Text),
+    Column("reason", Text),
+    Column("owner", Text),
+    Column("lease_until", UtcDateTime),
+    CheckConstraint(
+        "state IN ('CLAIMING', 'CLAIMED', 'PERFORMING', 'CANCELING', 'COMPLETED', 'CANCELED', 'LOST')",
+        name="state",
+    ),
+    Index(None, "state", "worklist", "next_attempt_at"),
 )
 
 # -- what is owed, and what happened --------------------------------------------------------------

@@ -28,6 +28,7 @@ from node.cli import (
     serving,
     studies,
     workitems,
+    worklists,
 )
 from node.cli.common import TREES, exit_code
 from node.cli.output import cell
@@ -52,6 +53,7 @@ app.command("conformance")(conformance.conformance)
 for group in (
     studies,
     workitems,
+    worklists,
     deliveries,
     measurements,
     rules,

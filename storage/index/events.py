@@ -3,7 +3,7 @@
 Kinds written by the index: `instance-conflict`, `study-evaluated`, `workitem-completed`, `workitem-attempt-failed`,
 `workitem-failed`, `workitem-released`, `workitem-canceled`, `workitem-retried`, `delivery-sent`, `delivery-committed`,
 `delivery-failed`, `delivery-retried`, `rule-added`, `rule-edited`, `rule-enabled`, `rule-disabled`, `rule-removed`,
-`destination-added`, `destination-removed`.
+`destination-added`, `destination-removed`; `procedure-step-` with each state of a worklist's step.
 """
 
 from __future__ import annotations

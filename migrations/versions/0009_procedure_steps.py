@@ -1,0 +1,46 @@
+"""Unified Procedure Steps claimed from worklists."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0009"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
+STATES = "'CLAIMING', 'CLAIMED', 'PERFORMING', 'CANCELING', 'COMPLETED', 'CANCELED', 'LOST'"
+
+
+def upgrade() -> None:
+    """A table."""
+    op.create_table(
+        "procedure_steps",
+        sa.Column("worklist", sa.Text, nullable=False),
+        sa.Column("procedure_step_uid", sa.Text, nullable=False),
+        sa.Column("transaction_uid", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("study_instance_uid", sa.Text, nullable=False),
+        sa.Column("work", sa.Text, nullable=False),
+        sa.Column("priority", sa.Text, nullable=False),
+        sa.Column("inputs", JSON, nullable=False),
+        sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("next_attempt_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("workitems", JSON, nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True)),
+        sa.Column("reason_code", sa.Text),
+        sa.Column("reason", sa.Text),
+        sa.Column("owner", sa.Text),
+        sa.Column("lease_until", sa.DateTime(timezone=True)),
+        sa.CheckConstraint(f"state IN ({STATES})", name=op.f("ck_procedure_steps_state")),
+        sa.PrimaryKeyConstraint("worklist", "procedure_step_uid", name=op.f("pk_procedure_steps")),
+    )
+    op.create_index(
+        "ix_procedure_steps_state_worklist_next_attempt_at",
+        "procedure_steps",
+        ["state", "worklist", "next_attempt_at"],
+    )
