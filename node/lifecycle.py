@@ -288,6 +288,7 @@ def _task(
         installation=parts.installation,
         profiles={name: known[name] for name in profiles.values()},
         known_findings=workitem.known_findings,
+        prior=workitem.prior,
     )
 
 

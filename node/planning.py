@@ -10,7 +10,7 @@ from node.config import Config
 from node.sites import site_parameters
 from pipelines.registry import Registry
 from pipelines.uids import derive_workitem_uid
-from storage.index import Index, findings, instances
+from storage.index import Index, findings, instances, priors
 from storage.model import Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
 
 
@@ -55,6 +55,14 @@ class Planner:
             known_findings=findings.known(
                 self.index, study_instance_uid=study.study_instance_uid, pipeline=manifest.name
             ),
+            prior=priors.latest(
+                self.index,
+                study_instance_uid=study.study_instance_uid,
+                pipeline=manifest.name,
+                within_days=rule.prior_days,
+            )
+            if rule.prior
+            else None,
         )
 
     def _input(self, role: str, series: Series) -> WorkitemInput:
@@ -84,4 +92,5 @@ def merge(first: Workitem, second: Workitem) -> Workitem:
         destinations=tuple(dict.fromkeys(first.destinations + second.destinations)),
         priority=max(first.priority, second.priority),
         report_refusals=first.report_refusals or second.report_refusals,
+        prior=first.prior or second.prior,
     )

@@ -3,6 +3,8 @@
 What most rules leave alone is written only where it is said:
 
     report_refusals = true          a report that says why when a run is refused or fails
+    prior = 'compare'               the report says what has changed since the patient's study before
+    prior_days = 365                how many days that study may lie back
     wait = '30m'                    how long a study waits for an input that is missing
     without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
     [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
@@ -15,18 +17,20 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from node.errors import RuleError
-from storage.model import WAIT_S, Rule
+from storage.model import PRIOR_DAYS, WAIT_S, Rule
 
 #: Names are typed on command lines and stand in tables.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 _UNITS: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_WAIT_S = 31 * 86400
+#: A hundred years.
+MOST_PRIOR_DAYS = 36500
 
 
 class _RuleEntry(BaseModel):
@@ -47,6 +51,8 @@ class _RuleEntry(BaseModel):
     without: list[str] = Field(default_factory=list)
     roles: dict[str, list[str]] = Field(default_factory=dict)
     report_refusals: bool = False
+    prior: Literal["", "compare"] = ""
+    prior_days: int = Field(PRIOR_DAYS, ge=1, le=MOST_PRIOR_DAYS)
 
     @field_validator("wait")
     @classmethod
@@ -114,6 +120,10 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
         if rule.report_refusals:
             lines.append("report_refusals = true")
+        if rule.prior:
+            lines.append(f"prior = {_text(rule.prior)}")
+        if rule.prior_days != PRIOR_DAYS:
+            lines.append(f"prior_days = {rule.prior_days}")
         if rule.roles:
             lines.append("[rule.roles]")
         for role, clauses in rule.roles.items():
@@ -168,6 +178,8 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         wait_s=parse_wait(entry.wait) if entry.wait else WAIT_S,
         without=tuple(entry.without),
         report_refusals=entry.report_refusals,
+        prior=entry.prior,
+        prior_days=entry.prior_days,
     )
 
 

@@ -33,7 +33,7 @@ from pipelines.performing import PerformRequest, choose_device, perform, refuse
 from pipelines.registry import MODULE_NAME, LoadedPipeline, load_pipeline, read_entry
 from storage.archive import Archive, new_digest
 from storage.errors import ArchiveError
-from storage.model import Evidence, Finding, MeasurementRow, Parameters, utcnow
+from storage.model import Evidence, Finding, MeasurementRow, Parameters, Prior, utcnow
 
 #: Pipelines kept loaded in one worker; the one used longest ago goes.
 LOADED_AT_MOST = 6
@@ -60,6 +60,8 @@ class PerformTask:
     profiles: Mapping[str, Profile]
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: What its result is compared with.
+    prior: Prior | None = None
     #: Code, sentence: the run is over, and the report that says so is wanted in place of a result.
     refusal: tuple[str, str] | None = None
 
@@ -171,6 +173,7 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             installation=task.installation,
             profiles=task.profiles,
             known_findings=task.known_findings,
+            prior=task.prior,
         )
         if task.refusal is not None:
             report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)

@@ -17,6 +17,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from pipelines.comparison import compare, interval
 from pipelines.errors import InputError, ManifestError, Refused
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.gate import check_iod
@@ -36,7 +37,7 @@ from pipelines.manifest import InputSpec, Manifest
 from pipelines.registry import LoadedPipeline, pipeline_code
 from pipelines.result import AnalysisResult, Measurement, Notice, SourceSeries
 from pipelines.series import read_series
-from storage.model import Finding, MeasurementRow, Parameters
+from storage.model import Finding, MeasurementRow, Parameters, Prior
 
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
@@ -57,6 +58,8 @@ class PerformRequest:
     profiles: Mapping[str, Profile] = field(default_factory=lambda: GENERIC)
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: What the result is compared with; None where nobody asked.
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
     with _timed(timings, "encode"):
         _check(result, sources)
         result = replace(result, notices=(*_absences(manifest, sources), *result.notices))
+        result = compare(result, request.prior, pipeline_version=manifest.version)
         described = EvidenceRequest(
             workitem_uid=request.workitem_uid,
             manifest=manifest,
@@ -113,6 +117,7 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
             parameters=parameters,
             partners=tuple(source for role, source in sources.items() if role != result.role),
             known_findings=request.known_findings,
+            prior=request.prior,
         )
         evidence = create_evidence(described, request.profiles)
     return Performed(
@@ -309,7 +314,8 @@ def _rows(
             unit=str(measurement.unit.value),
             measured_at=request.started_at,
         )
-        for measurement in result.measurements
+        # The report has the interval in each group, where TID 1502 wants it.
+        for measurement in (*result.measurements, *interval(request.prior))
     )
 
 

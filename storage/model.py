@@ -20,6 +20,9 @@ Header: TypeAlias = Mapping[str, tuple[HeaderValue, ...]]
 #: Parameters of a pipeline, by name.
 Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 
+#: Days that an earlier study may lie back to be compared with, where a rule does not say: three years.
+PRIOR_DAYS = 1095
+
 #: Seconds that a study waits for a missing input where its rule does not say.
 WAIT_S = 1800
 
@@ -126,6 +129,10 @@ class Rule:
     without: tuple[str, ...] = ()
     #: Whether destinations get a report that says why when the run is refused or fails for good.
     report_refusals: bool = False
+    #: `compare`: results say what has changed since the patient's study before; empty: they do not.
+    prior: str = ""
+    #: Days that the study before may lie back.
+    prior_days: int = PRIOR_DAYS
     version: int = 1
 
 
@@ -210,6 +217,31 @@ class WorkitemInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriorReference:
+    """One evidence instance of an earlier result."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """The earlier result that a run compares its own with; or, without a workitem, that there is none."""
+
+    workitem_uid: str = ""
+    pipeline_version: str = ""
+    #: Days from its Study Date to that of the study analysed.
+    interval_days: int = 0
+    #: How far it was looked back, in days.
+    within_days: int = PRIOR_DAYS
+    #: Segment Label -> volume, mL.
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    evidence: tuple[PriorReference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workitem:
     """One pipeline on one set of inputs."""
 
@@ -243,6 +275,8 @@ class Workitem:
     report_refusals: bool = False
     #: Segment Label -> Tracking UID of the same structure in the patient's last result of this pipeline.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: What its result is compared with; None where the rule does not ask.
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,6 +167,8 @@ rules = Table(
     Column("wait_s", Integer, nullable=False, server_default=text("1800")),
     Column("without", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
+    Column("prior", Text, nullable=False, server_default=text("''")),
+    Column("prior_days", Integer, nullable=False, server_default=text("1095")),
 )
 
 #: Outlives the rule: a decision names rule and version for good.
@@ -250,6 +252,7 @@ workitems = Table(
     Column("notices", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
     Column("known_findings", JsonValue, nullable=False, server_default=text("'{}'")),
+    Column("prior", JsonValue),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),

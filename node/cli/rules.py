@@ -12,7 +12,7 @@ from node.cli.common import AsJson, actor, opened, parse_parameters, read_config
 from node.cli.output import form, row, show_fields, show_json, show_list
 from node.cli.rule_parts import check_rules, parse_roles, parse_time, show_rule
 from node.cli.studies import find_study, print_decisions
-from storage.model import WAIT_S, Rule, utcnow
+from storage.model import PRIOR_DAYS, WAIT_S, Rule, utcnow
 
 app = typer.Typer(
     name="rules", help="What shall run: rules on DICOM keywords.", no_args_is_help=True
@@ -34,6 +34,8 @@ _WITHOUT_HELP = (
 _REFUSALS_HELP = (
     "Send a small report that says why, in codes, when a study is refused or its run fails."
 )
+_PRIOR_HELP = "Say in the report what has changed since the patient's study before, where this node has a result of it."
+_PRIOR_DAYS_HELP = "How many days that study may lie back."
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
 _COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")
@@ -97,6 +99,10 @@ def add(
     report_refusals: Annotated[
         bool, typer.Option("--report-refusals", help=_REFUSALS_HELP)
     ] = False,
+    compare_prior: Annotated[bool, typer.Option("--compare-prior", help=_PRIOR_HELP)] = False,
+    prior_days: Annotated[
+        int, typer.Option("--prior-days", min=1, max=36500, help=_PRIOR_DAYS_HELP)
+    ] = PRIOR_DAYS,
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
 ) -> None:
     """Add a rule.
@@ -132,6 +138,8 @@ def add(
         wait_s=WAIT_S if wait is None else parse_time(wait),
         without=tuple(without or ()),
         report_refusals=report_refusals,
+        prior="compare" if compare_prior else "",
+        prior_days=prior_days,
     )
     with opened(ctx) as index:
         check_rules(ctx, index, [rule])
@@ -179,6 +187,12 @@ def edit(
     report_refusals: Annotated[
         bool | None, typer.Option("--report-refusals/--no-report-refusals", help=_REFUSALS_HELP)
     ] = None,
+    compare_prior: Annotated[
+        bool | None, typer.Option("--compare-prior/--no-compare-prior", help=_PRIOR_HELP)
+    ] = None,
+    prior_days: Annotated[
+        int | None, typer.Option("--prior-days", min=1, max=36500, help=_PRIOR_DAYS_HELP)
+    ] = None,
 ) -> None:
     """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched,
     but for those that wait for an input.
@@ -200,6 +214,8 @@ def edit(
             wait_s=old.wait_s if wait is None else parse_time(wait),
             without=tuple(one for one in without if one != _NOBODY) if without else old.without,
             report_refusals=old.report_refusals if report_refusals is None else report_refusals,
+            prior=old.prior if compare_prior is None else "compare" if compare_prior else "",
+            prior_days=prior_days or old.prior_days,
         )
         if new == old:
             raise typer.BadParameter(

@@ -16,7 +16,7 @@ from pipelines.evidence.codes import PRIVATE_SCHEME
 from pipelines.manifest import Manifest
 from pipelines.result import AnalysisResult, Measurement, QualitativeEvaluation, SourceSeries
 from pipelines.uids import derive_device_uid, derive_tracking_uid
-from storage.model import Parameters, SegmentResidual
+from storage.model import Parameters, Prior, SegmentResidual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,8 @@ class EvidenceRequest:
     partners: tuple[SourceSeries, ...] = ()
     #: Segment Label -> Tracking UID of the same structure in a study before.
     known_findings: Mapping[str, str] = field(default_factory=dict)
+    #: The earlier result that this one was compared with.
+    prior: Prior | None = None
 
     @property
     def header(self) -> Dataset:

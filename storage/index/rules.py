@@ -13,7 +13,7 @@ from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.values import insert_or_ignore
-from storage.model import WAIT_S, Event, Rule, RuleChange, utcnow
+from storage.model import PRIOR_DAYS, WAIT_S, Event, Rule, RuleChange, utcnow
 
 _table = tables.rules
 
@@ -210,6 +210,8 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "wait_s": rule.wait_s,
         "without": list(rule.without),
         "report_refusals": rule.report_refusals,
+        "prior": rule.prior,
+        "prior_days": rule.prior_days,
     }
 
 
@@ -228,4 +230,6 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         wait_s=stored.get("wait_s", WAIT_S),
         without=tuple(stored.get("without", ())),
         report_refusals=stored.get("report_refusals", False),
+        prior=stored.get("prior", ""),
+        prior_days=stored.get("prior_days", PRIOR_DAYS),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -11,7 +12,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from storage import tables
 from storage.errors import NotFound
 from storage.index.values import insert_or_ignore
-from storage.model import Workitem, WorkitemInput, WorkitemState
+from storage.model import Prior, PriorReference, Workitem, WorkitemInput, WorkitemState
 
 
 def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
@@ -34,6 +35,7 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "notices": (),
         "report_refusals": workitem.report_refusals,
         "known_findings": dict(workitem.known_findings),
+        "prior": None if workitem.prior is None else asdict(workitem.prior),
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
@@ -96,5 +98,11 @@ def _from_row(values: dict[str, Any], inputs: list[WorkitemInput]) -> Workitem:
     del values["lease_until"]
     values["state"] = WorkitemState(values["state"])
     values["destinations"] = tuple(values["destinations"])
+    values["prior"] = None if values["prior"] is None else _to_prior(values["prior"])
     values["notices"] = tuple((code, sentence) for code, sentence in values["notices"])
     return Workitem(**values, inputs=tuple(inputs))
+
+
+def _to_prior(stored: dict[str, Any]) -> Prior:
+    evidence = tuple(PriorReference(**one) for one in stored["evidence"])
+    return Prior(**{**stored, "evidence": evidence})

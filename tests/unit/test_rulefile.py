@@ -79,6 +79,25 @@ def test_a_broken_file_is_refused_by_name(text: str, said: str) -> None:
     assert said in str(refused.value)
 
 
+def test_a_rule_that_compares_says_so_and_no_other() -> None:
+    rule = Rule(
+        name="a",
+        pipeline="p",
+        where=("Modality = CT",),
+        destinations=("PACS",),
+        prior="compare",
+        prior_days=365,
+    )
+    text = dump_rules([rule])
+    assert text.endswith("prior = 'compare'\nprior_days = 365\n")
+    assert parse_rules(text, source="x") == (rule,)
+    (plain,) = parse_rules(text.replace("prior = 'compare'\nprior_days = 365\n", ""), source="x")
+    assert (plain.prior, plain.prior_days) == ("", 1095)
+    assert "\nprior =" not in dump_rules([plain])
+    with pytest.raises(RuleError, match="rule a: prior"):
+        parse_rules(text.replace("compare", "show"), source="x")
+
+
 def test_a_rule_of_two_inputs_reads_as_it_is_meant() -> None:
     rule = Rule(
         name="bone-spect",

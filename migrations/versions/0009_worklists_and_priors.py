@@ -1,4 +1,4 @@
-"""Unified Procedure Steps claimed from worklists."""
+"""Unified Procedure Steps claimed from worklists; earlier studies to compare with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATES = "'CLAIMING', 'CLAIMED', 'PERFORMING', 'CANCELING', 'COMPLETED', 'CANCEL
 
 
 def upgrade() -> None:
-    """A table."""
+    """A table, and columns."""
     op.create_table(
         "procedure_steps",
         sa.Column("worklist", sa.Text, nullable=False),
@@ -44,3 +44,9 @@ def upgrade() -> None:
         "procedure_steps",
         ["state", "worklist", "next_attempt_at"],
     )
+    op.add_column(
+        "rules", sa.Column("prior", sa.Text, nullable=False, server_default=sa.text("''"))
+    )
+    days = sa.Column("prior_days", sa.Integer, nullable=False, server_default=sa.text("1095"))
+    op.add_column("rules", days)
+    op.add_column("workitems", sa.Column("prior", JSON))
