@@ -26,6 +26,7 @@ from node.compute import PerformOutcome, PerformTask
 from node.config import Config
 from node.errors import PerformError
 from node.planning import Planner, merge
+from node.prior_waiting import hold_back
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
 from pipelines.errors import PipelineError
@@ -34,7 +35,16 @@ from pipelines.evidence.request import Installation
 from pipelines.registry import Registry
 from storage.archive import Archive
 from storage.errors import ArchiveError, NotFound
-from storage.index import Index, deliveries, destinations, instances, rules, studies, workitems
+from storage.index import (
+    Index,
+    deliveries,
+    destinations,
+    instances,
+    prior_searches,
+    rules,
+    studies,
+    workitems,
+)
 from storage.model import (
     Completion,
     Decision,
@@ -92,12 +102,15 @@ def evaluate(parts: Parts, *, now: datetime) -> datetime | None:
 
 def _evaluate_study(parts: Parts, study: Study, now: datetime) -> datetime | None:
     """Rules -> workitems; when the study must be evaluated again for an input it waits for."""
+    # A study that was fetched to compare another with starts nothing by itself.
+    is_fetched = prior_searches.is_fetched(parts.index, study.study_instance_uid)
     selections = selection.route(
-        rules.list_rules(parts.index),
+        () if is_fetched else rules.list_rules(parts.index),
         studies.series_of(parts.index, study.study_instance_uid),
         parts.registry.manifests,
         now=now,
     )
+    selections = tuple(hold_back(parts.index, study, one, now=now) for one in selections)
     decisions: list[Decision] = []
     planned: dict[str, Workitem] = {}
     planner = Planner(config=parts.config, index=parts.index, registry=parts.registry)

@@ -10,8 +10,8 @@ from node.config import Config
 from node.sites import site_parameters
 from pipelines.registry import Registry
 from pipelines.uids import derive_workitem_uid
-from storage.index import Index, findings, instances, priors
-from storage.model import Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
+from storage.index import Index, findings, instances, prior_searches, priors
+from storage.model import Prior, Rule, Series, Study, Workitem, WorkitemInput, WorkitemState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +55,21 @@ class Planner:
             known_findings=findings.known(
                 self.index, study_instance_uid=study.study_instance_uid, pipeline=manifest.name
             ),
-            prior=priors.latest(
-                self.index,
-                study_instance_uid=study.study_instance_uid,
-                pipeline=manifest.name,
-                within_days=rule.prior_days,
-            )
-            if rule.prior
-            else None,
+            prior=self._prior(study, rule) if rule.prior else None,
         )
+
+    def _prior(self, study: Study, rule: Rule) -> Prior:
+        uid = study.study_instance_uid
+        found = priors.latest(
+            self.index,
+            study_instance_uid=uid,
+            pipeline=rule.pipeline,
+            within_days=rule.prior_days,
+        )
+        if found.workitem_uid:
+            return found
+        why = prior_searches.reason(self.index, study_instance_uid=uid, rule=rule.name)
+        return replace(found, reason=why)
 
     def _input(self, role: str, series: Series) -> WorkitemInput:
         # Of this study: broken senders put one Series Instance UID into two.

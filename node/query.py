@@ -14,6 +14,7 @@ from pydicom import Dataset
 from pynetdicom import ALL_TRANSFER_SYNTAXES, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.presentation import PresentationContext
 
 from node.errors import DeliveryError
 from node.receiving import Received
@@ -31,6 +32,11 @@ _MOST_CONTEXTS = 128
 _PENDING = (0xFF00, 0xFF01)
 #: Sub-operations complete, one or more failures or warnings.
 _PARTIAL = 0xB000
+
+
+def query_contexts() -> list[PresentationContext]:
+    """What is proposed to an archive that is asked for a study before; C-GET adds a storage context per SOP Class."""
+    return [build_context(uid) for uid in (FIND, MOVE, GET)]
 
 
 def find(

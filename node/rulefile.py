@@ -5,6 +5,7 @@ What most rules leave alone is written only where it is said:
     report_refusals = true          a report that says why when a run is refused or fails
     prior = 'compare'               the report says what has changed since the patient's study before
     prior_days = 365                how many days that study may lie back
+    prior_from = 'PACS'             destination that is asked for it where this node has no result of it
     wait = '30m'                    how long a study waits for an input that is missing
     without = ['ct']                inputs that a run may go without when the wait is over; none: it is held
     [rule.roles]                    inputs that are wanted, each with clauses of its own; none named: all
@@ -53,6 +54,7 @@ class _RuleEntry(BaseModel):
     report_refusals: bool = False
     prior: Literal["", "compare"] = ""
     prior_days: int = Field(PRIOR_DAYS, ge=1, le=MOST_PRIOR_DAYS)
+    prior_from: str = ""
 
     @field_validator("wait")
     @classmethod
@@ -120,10 +122,7 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             lines.append(f"without = [{', '.join(_text(role) for role in rule.without)}]")
         if rule.report_refusals:
             lines.append("report_refusals = true")
-        if rule.prior:
-            lines.append(f"prior = {_text(rule.prior)}")
-        if rule.prior_days != PRIOR_DAYS:
-            lines.append(f"prior_days = {rule.prior_days}")
+        lines += _dump_prior(rule)
         if rule.roles:
             lines.append("[rule.roles]")
         for role, clauses in rule.roles.items():
@@ -131,6 +130,15 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             lines.append(f"{_text(role)} = [\n{own}]")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
+
+
+def _dump_prior(rule: Rule) -> list[str]:
+    lines = [f"prior = {_text(rule.prior)}"] if rule.prior else []
+    if rule.prior_days != PRIOR_DAYS:
+        lines.append(f"prior_days = {rule.prior_days}")
+    if rule.prior_from:
+        lines.append(f"prior_from = {_text(rule.prior_from)}")
+    return lines
 
 
 def parse_rules(text: str, *, source: str) -> tuple[Rule, ...]:
@@ -180,6 +188,7 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         report_refusals=entry.report_refusals,
         prior=entry.prior,
         prior_days=entry.prior_days,
+        prior_from=entry.prior_from,
     )
 
 

@@ -1,8 +1,8 @@
 """Puts the parts together, starts them, stops them.
 
-Three loops: evaluate, perform (one per worker), deliver (one association per destination at a time); and one for each
-worklist that work is taken from. Each is woken by the step before it and by time; what another process wrote to the
-index is seen within `POLL_S`. The calendar (APScheduler) sweeps.
+Three loops: evaluate, perform (one per worker), deliver (one association per destination at a time); one that fetches
+studies to compare with, and one for each worklist that work is taken from. Each is woken by the step before it and by
+time; what another process wrote to the index is seen within `POLL_S`. The calendar (APScheduler) sweeps.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from node import lifecycle
 from node.compute import Compute
 from node.config import Config
 from node.lifecycle import Parts
+from node.priors import seek
 from node.scp import Scp
 from node.scu import send
 from node.ups import UpsClient
@@ -42,6 +43,7 @@ from storage.index import (
     events,
     open_index,
     pipelines,
+    prior_searches,
     procedure_steps,
     rules,
     workitems,
@@ -155,6 +157,7 @@ class Service:
         self._attending = [
             Loop(f"worklist {one.name}", partial(self._attend, one)) for one in self._worklists
         ]
+        self._seeking = Loop("priors", self._seek)
         self._calendar = BackgroundScheduler(timezone="UTC")
         self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
 
@@ -165,6 +168,7 @@ class Service:
         taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
         procedure_steps.release(self._index, owner=self._parts.owner)
+        prior_searches.release(self._index, owner=self._parts.owner)
         self._introduce()
         self._calendar.add_job(self._sweep, "interval", hours=1, next_run_time=utcnow())
         self._calendar.start()
@@ -195,6 +199,7 @@ class Service:
         workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
         procedure_steps.release(self._index, owner=self._parts.owner)
+        prior_searches.release(self._index, owner=self._parts.owner)
         for worklist in self._worklists:
             worklist.client.close()
         self._note("node-stopped")
@@ -215,7 +220,13 @@ class Service:
 
     @property
     def _loops(self) -> tuple[Loop, ...]:
-        return (self._evaluating, *self._performing, self._delivering, *self._attending)
+        return (
+            self._evaluating,
+            *self._performing,
+            self._delivering,
+            self._seeking,
+            *self._attending,
+        )
 
     # -- one step of each loop --------------------------------------------------------------------
 
@@ -234,6 +245,9 @@ class Service:
 
     def _attend(self, worklist: Worklist) -> bool:
         return attend(self._parts, worklist, now=utcnow())
+
+    def _seek(self) -> bool:
+        return seek(self._parts, now=utcnow())
 
     def _deliver(self) -> bool:
         for destination in deliveries.due_destinations(self._index, utcnow()):

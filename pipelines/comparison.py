@@ -37,9 +37,8 @@ def compare(
     if prior is None:
         return result
     if not prior.workitem_uid:
-        said = (
-            f"There is no earlier result to compare with, of the {prior.within_days} days before."
-        )
+        within = f"of the {prior.within_days} days before"
+        said = f"There is no earlier result to compare with, {within}. {prior.reason}".strip()
         return replace(result, notices=(*result.notices, Notice(code="prior-absent", message=said)))
     said = f"Compared with the result of a study {prior.interval_days} days before."
     if prior.pipeline_version != pipeline_version:

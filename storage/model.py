@@ -133,6 +133,8 @@ class Rule:
     prior: str = ""
     #: Days that the study before may lie back.
     prior_days: int = PRIOR_DAYS
+    #: Destination that is asked for the study before where no result of it is held; empty: nobody is asked.
+    prior_from: str = ""
     version: int = 1
 
 
@@ -238,7 +240,43 @@ class Prior:
     within_days: int = PRIOR_DAYS
     #: Segment Label -> volume, mL.
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    #: Its evidence; where it made none, the images that it analysed.
     evidence: tuple[PriorReference, ...] = ()
+    #: Why there is none, where an archive was asked: a sentence.
+    reason: str = ""
+
+
+class PriorSearchState(StrEnum):
+    """How far the search for an earlier study is."""
+
+    WANTED = "WANTED"
+    #: It is held; its result is made.
+    FETCHED = "FETCHED"
+    #: There is a result, or a reason why there is none.
+    SETTLED = "SETTLED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorSearch:
+    """A study before, wanted of an archive to compare a study with by a rule."""
+
+    study_instance_uid: str
+    rule: str
+    pipeline: str
+    destination: str
+    within_days: int
+    state: PriorSearchState
+    wanted_at: datetime
+    #: When the study goes on without.
+    deadline: datetime
+    next_attempt_at: datetime
+    attempts: int = 0
+    #: The study that was found; empty while there is none.
+    prior_study_instance_uid: str = ""
+    #: Whether the study was fetched: it is there for comparison alone, and starts no other work.
+    is_fetched: bool = False
+    workitem_uids: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -469,6 +507,8 @@ class Destination:
     calling_ae: str | None = None
     #: Which objects of a result it gets (`pipelines.evidence.profile`).
     profile: str = "generic"
+    #: How a series is fetched from it: `move` (C-MOVE to us: it must know us) or `get` (C-GET).
+    retrieve: str = "move"
 
 
 class DeliveryState(StrEnum):

@@ -169,6 +169,7 @@ rules = Table(
     Column("report_refusals", Boolean, nullable=False, server_default=false()),
     Column("prior", Text, nullable=False, server_default=text("''")),
     Column("prior_days", Integer, nullable=False, server_default=text("1095")),
+    Column("prior_from", Text, nullable=False, server_default=text("''")),
 )
 
 #: Outlives the rule: a decision names rule and version for good.
@@ -192,6 +193,7 @@ destinations = Table(
     Column("called_ae", Text, nullable=False),
     Column("calling_ae", Text),
     Column("profile", Text, nullable=False, server_default=text("'generic'")),
+    Column("retrieve", Text, nullable=False, server_default=text("'move'")),
     CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
 )
 
@@ -323,6 +325,31 @@ measurements = Table(
     Index(None, "workitem_uid"),
     Index(None, "study_instance_uid"),
     Index(None, "pipeline", "concept_value", "measured_at"),
+)
+
+#: Studies before, wanted of archives to compare with.
+prior_searches = Table(
+    "prior_searches",
+    metadata,
+    Column("study_instance_uid", Text, primary_key=True),
+    Column("rule", Text, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("within_days", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("wanted_at", UtcDateTime, nullable=False),
+    Column("deadline", UtcDateTime, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("prior_study_instance_uid", Text, nullable=False),
+    Column("is_fetched", Boolean, nullable=False),
+    Column("workitem_uids", JsonValue, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("owner", Text),
+    Column("lease_until", UtcDateTime),
+    CheckConstraint("state IN ('WANTED', 'FETCHED', 'SETTLED')", name="state"),
+    Index(None, "state", "next_attempt_at"),
+    Index(None, "prior_study_instance_uid"),
 )
 
 #: Unified Procedure Steps of worklists, from when we ask for one until the worklist knows what came of it.

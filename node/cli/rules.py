@@ -34,12 +34,23 @@ _WITHOUT_HELP = (
 _REFUSALS_HELP = (
     "Send a small report that says why, in codes, when a study is refused or its run fails."
 )
-_PRIOR_HELP = "Say in the report what has changed since the patient's study before, where this node has a result of it."
+_PRIOR_HELP = "Say in the report what has changed since the patient's study before."
+_PRIOR_FROM_HELP = (
+    "Ask this destination for that study (C-FIND, C-MOVE or C-GET) where there is no result of it; it is waited for "
+    "as long as `--wait` says."
+)
 _PRIOR_DAYS_HELP = "How many days that study may lie back."
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
 _COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")
 _NOBODY = "none"
+
+
+def _named(given: str | None, old: str) -> str:
+    """A name that is given, none for `none`, or what was there."""
+    if given is None:
+        return old
+    return "" if given == _NOBODY else given
 
 
 @app.command("list")
@@ -103,6 +114,9 @@ def add(
     prior_days: Annotated[
         int, typer.Option("--prior-days", min=1, max=36500, help=_PRIOR_DAYS_HELP)
     ] = PRIOR_DAYS,
+    prior_from: Annotated[
+        str, typer.Option("--prior-from", metavar="DESTINATION", help=_PRIOR_FROM_HELP)
+    ] = "",
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
 ) -> None:
     """Add a rule.
@@ -140,6 +154,7 @@ def add(
         report_refusals=report_refusals,
         prior="compare" if compare_prior else "",
         prior_days=prior_days,
+        prior_from=prior_from,
     )
     with opened(ctx) as index:
         check_rules(ctx, index, [rule])
@@ -193,6 +208,12 @@ def edit(
     prior_days: Annotated[
         int | None, typer.Option("--prior-days", min=1, max=36500, help=_PRIOR_DAYS_HELP)
     ] = None,
+    prior_from: Annotated[
+        str | None,
+        typer.Option(
+            "--prior-from", metavar="DESTINATION", help=f"{_PRIOR_FROM_HELP} `{_NOBODY}` for none."
+        ),
+    ] = None,
 ) -> None:
     """Change a rule; what is not given stays. The change is a new version; studies evaluated before are not touched,
     but for those that wait for an input.
@@ -216,6 +237,7 @@ def edit(
             report_refusals=old.report_refusals if report_refusals is None else report_refusals,
             prior=old.prior if compare_prior is None else "compare" if compare_prior else "",
             prior_days=prior_days or old.prior_days,
+            prior_from=_named(prior_from, old.prior_from),
         )
         if new == old:
             raise typer.BadParameter(

@@ -201,7 +201,30 @@ Comprehensive 3D SR as well, which says in codes and in words that the analysis 
 A.3, and no measurements (it is not TID 1500).
 
 {table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
+
+### 5.4 Query/Retrieve service as SCU
+
+Where a rule compares with the study before and names an archive, that archive is asked by C-FIND (Study Root; keys of
+STUDY: Patient ID, Issuer of Patient ID, Study Date as a range, Study Time; of SERIES: Modality, Series Description,
+Number of Series Related Instances; of IMAGE: SOP Class UID). The series chosen is fetched by C-MOVE to `[node]
+ae_title`, or by C-GET, as the destination says; for C-GET each SOP Class of the series is proposed with the SCP role.
+
+### 5.5 Unified Procedure Step service as pull performer (UPS-RS, PS3.18 11)
+
+{_worklists(statement)}
 """
+
+
+def _worklists(statement: Statement) -> str:
+    performer = next(one for one in statement.actors if one.name == "Task Performer")
+    if not performer.supported:
+        return "No worklist is configured (`[ups.worklists.NAME]`)."
+    (item,) = performer.transactions
+    return f"""{item.remark}. As user agent: Search (by Procedure Step State and Scheduled Workitem Code), Retrieve, Update (Transaction UID
+as query parameter and in the data set), Change Workitem State to IN PROGRESS, COMPLETED, CANCELED; application/dicom+json.
+Set on the way: Procedure Step Progress Information Sequence; at the end UPS Performed Procedure Sequence with Output
+Information Sequence (DICOM Retrieval), or Procedure Step Discontinuation Reason Code Sequence (CID 9300) and Reason For
+Cancellation. Inputs are fetched by WADO-RS or C-MOVE. No subscriptions: what others do to a step is seen by Retrieve."""
 
 
 def _plain(value: object) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.uid import UID
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
-from node import header, part10, receiving, scp, scu, transport
+from node import header, part10, query, receiving, scp, scu, transport
 from node.config import Config
 
 #: PS3.7 Annex A.2.1.
@@ -184,7 +184,11 @@ def _proposed(made: Sequence[tuple[str, str]]) -> tuple[PresentationContext, ...
             abstract_syntax=named(str(context.abstract_syntax)),
             transfer_syntaxes=tuple(named(str(uid)) for uid in context.transfer_syntax),
         )
-        for context in (*scu.presentation_contexts(items), scu.verification_context())
+        for context in (
+            *scu.presentation_contexts(items),
+            scu.verification_context(),
+            *query.query_contexts(),
+        )
     )
 
 

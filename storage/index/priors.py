@@ -44,7 +44,7 @@ def latest(
                 studies.c.study_instance_uid == study_instance_uid
             )
         ).one_or_none()
-        today = None if current is None else _date(current.study_date)
+        today = None if current is None else parse_date(current.study_date)
         if current is None or not current.patient_id or today is None:
             return nothing
         earliest = today - timedelta(days=min(within_days, today.toordinal() - 1))
@@ -63,20 +63,21 @@ def latest(
             )
         )
         for row in found:
-            if (before := _date(row.study_date)) is not None:
+            if (before := parse_date(row.study_date)) is not None:
                 return Prior(
                     workitem_uid=row.workitem_uid,
                     pipeline_version=row.pipeline_version,
                     interval_days=(today - before).days,
                     within_days=within_days,
                     volumes_ml=_volumes(connection, row.workitem_uid),
-                    evidence=_evidence(connection, row.workitem_uid, kinds),
+                    evidence=_evidence(connection, row.workitem_uid, kinds)
+                    or _inputs(connection, row.workitem_uid),
                 )
     return nothing
 
 
-def _date(text: str) -> date | None:
-    """A DA (PS3.5 Table 6.2-1); None where it is none."""
+def parse_date(text: str) -> date | None:
+    """A Study Date: a DA (PS3.5 Table 6.2-1); None where it is none."""
     try:
         return datetime.strptime(text, "%Y%m%d").date() if len(text) == 8 else None
     except ValueError:
@@ -113,5 +114,24 @@ def _evidence(
         )
         .where(table.c.workitem_uid == workitem_uid, table.c.kind.in_(kinds))
         .order_by(table.c.sop_instance_uid)
+    )
+    return tuple(PriorReference(**row._mapping) for row in rows)
+
+
+def _inputs(connection: Connection, workitem_uid: str) -> tuple[PriorReference, ...]:
+    """The images of a result that was made for comparison alone, and left no evidence."""
+    table, held = tables.workitem_inputs, tables.instances
+    of_workitem = select(table.c.sop_instance_uids).where(table.c.workitem_uid == workitem_uid)
+    uids = sorted({uid for listed in connection.scalars(of_workitem) for uid in listed})
+    rows = connection.execute(
+        select(
+            held.c.study_instance_uid,
+            held.c.series_instance_uid,
+            held.c.sop_class_uid,
+            held.c.sop_instance_uid,
+        )
+        # SQLite takes 32,766 parameters in one statement.
+        .where(held.c.sop_instance_uid.in_(uids[:10_000]))
+        .order_by(held.c.sop_instance_uid)
     )
     return tuple(PriorReference(**row._mapping) for row in rows)

@@ -188,10 +188,11 @@ def _get(connection: Connection, name: str, *, lock: bool = False) -> Rule:
 
 def _require_destinations(connection: Connection, rule: Rule) -> None:
     table = tables.destinations
+    wanted = [*rule.destinations, *([rule.prior_from] if rule.prior_from else ())]
     # Locked: none of them is removed before this rule names it.
-    statement = select(table.c.name).where(table.c.name.in_(rule.destinations))
+    statement = select(table.c.name).where(table.c.name.in_(wanted))
     known = set(connection.scalars(statement.with_for_update(read=True)))
-    missing = [name for name in rule.destinations if name not in known]
+    missing = [name for name in wanted if name not in known]
     if missing:
         raise NotFound(f"No destination {', '.join(missing)}: add it before rule {rule.name}.")
 
@@ -212,6 +213,7 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "report_refusals": rule.report_refusals,
         "prior": rule.prior,
         "prior_days": rule.prior_days,
+        "prior_from": rule.prior_from,
     }
 
 
@@ -232,4 +234,5 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         report_refusals=stored.get("report_refusals", False),
         prior=stored.get("prior", ""),
         prior_days=stored.get("prior_days", PRIOR_DAYS),
+        prior_from=stored.get("prior_from", ""),
     )
