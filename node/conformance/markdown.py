@@ -220,11 +220,13 @@ def _worklists(statement: Statement) -> str:
     if not performer.supported:
         return "No worklist is configured (`[ups.worklists.NAME]`)."
     (item,) = performer.transactions
-    return f"""{item.remark}. As user agent: Search (by Procedure Step State and Scheduled Workitem Code), Retrieve, Update (Transaction UID
-as query parameter and in the data set), Change Workitem State to IN PROGRESS, COMPLETED, CANCELED; application/dicom+json.
-Set on the way: Procedure Step Progress Information Sequence; at the end UPS Performed Procedure Sequence with Output
-Information Sequence (DICOM Retrieval), or Procedure Step Discontinuation Reason Code Sequence (CID 9300) and Reason For
-Cancellation. Inputs are fetched by WADO-RS or C-MOVE. No subscriptions: what others do to a step is seen by Retrieve."""
+    return f"""\
+{item.remark}. As user agent: Search (by Procedure Step State and Scheduled Workitem Code), Retrieve, Update
+(Transaction UID as query parameter and in the data set), Change Workitem State to IN PROGRESS, COMPLETED, CANCELED;
+application/dicom+json. Told on the way: Procedure Step Progress Information Sequence; at the end UPS Performed
+Procedure Sequence with Output Information Sequence (DICOM Retrieval), or Procedure Step Discontinuation Reason Code
+Sequence (CID 9300) and Reason For Cancellation. Inputs are fetched by WADO-RS or C-MOVE. No subscriptions: what others
+do to a step is seen by Retrieve."""
 
 
 def _plain(value: object) -> str:

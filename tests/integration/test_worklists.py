@@ -34,6 +34,7 @@ from worklist import (
 
 from migrations.commands import upgrade
 from node import lifecycle
+from node.cli import main
 from node.config import Config
 from node.errors import PerformError
 from node.lifecycle import Parts
@@ -786,3 +787,60 @@ def test_a_worklist_that_hangs_delays_no_other_work(
     assert sorted(ds.Modality for ds in pacs.wait_for(2)) == ["SEG", "SR"]
     assert time.monotonic() - began < 20
     assert "worklist_not_read" in node.log
+
+
+# -- the command line -------------------------------------------------------------------------------
+
+
+def test_the_command_line_shows_worklists_and_steps(
+    node: Node, server: WorklistServer, series: list[Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    node.write_config()
+    (node.folder / "data").mkdir()
+    upgrade(node.database_url)
+    asked = json.loads(node.settings["OSTEONODE_UPS__WORKLISTS"])["test"]
+    with node.config.open("a", encoding="utf-8") as config:
+        (work,) = asked["work"]
+        config.write(
+            f'[ups.worklists.test]\nurl = "{server.url}"\ntimeout_s = 2\n[[ups.worklists.test.work]]\n'
+            f'code = "{work["code"]}"\npipeline = "{work["pipeline"]}"\nto = ["PACS"]\n'
+        )
+    offer(server, series, priority="HIGH")
+
+    def run(*arguments: str) -> Any:
+        with pytest.raises(SystemExit) as ended:
+            main(["--config", str(node.config), "worklists", *arguments, "--json"])
+        assert not ended.value.code, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    (listed,) = run("list")
+    assert (listed["worklist"], listed["under_way"]) == ("test", 0)
+    (found,) = run("poll", "test")
+    assert (found["procedure_step_uid"], found["priority"]) == (UID, "HIGH")
+    # Nothing was claimed by that.
+    assert server.state(UID) == "SCHEDULED"
+    assert run("steps") == []
+    with node.index() as index:
+        step = ProcedureStep(
+            worklist="test",
+            procedure_step_uid=UID,
+            transaction_uid="2.25.42",
+            state=ProcedureStepState.CLAIMING,
+            study_instance_uid="1.2.3",
+            work=work["code"],
+            priority="HIGH",
+            inputs=(),
+            claimed_at=NOON,
+            next_attempt_at=NOON,
+        )
+        assert procedure_steps.add(index, step, now=NOON)
+    (listed,) = run("steps", "--worklist", "test")
+    shown = run("show", UID[-6:])
+    assert listed["state"] == shown["state"] == "CLAIMING"
+    assert [event["kind"] for event in shown["events"]] == ["procedure-step-claiming"]
+    # Whoever knows it could end the step.
+    assert "2.25.42" not in json.dumps([listed, shown])
+    server.stop()
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(node.config), "worklists", "poll", "test"])
+    assert ended.value.code == 5
