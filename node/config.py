@@ -11,10 +11,17 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from tzlocal import get_localzone
 
 from node.errors import ConfigError
@@ -37,6 +44,29 @@ SETTINGS_EXAMPLE = """\
 # [[pipelines.settings.qct_femur]]
 # where = ["StationName = CT01", "KVP = 120"]
 # parameters = { calibration_slope = 0.82, calibration_intercept = -3.1, calibration_name = "CT01, 120 kV" }
+"""
+
+
+#: How `[ups] worklists` are written.
+WORKLISTS_EXAMPLE = """\
+# [ups.worklists.pacs]
+# url = "https://pacs.example.org/dicom-web"  # of its DICOMweb services; workitems are under /workitems
+# token_file = "pacs.token"       # a bearer token, read again for each request
+# certificate = "node.crt"        # client certificate, with key = "node.key"
+# ca = "hospital.crt"             # who signs its certificate; empty: the system's authorities
+# retrieve_url = ""               # WADO-RS for inputs that do not say where they are; empty: url
+# station = ""                    # VALUE^SCHEME: only steps for this Scheduled Station Name, or for none
+# poll_s = 30.0                   # seconds between two looks at the worklist
+# timeout_s = 30.0                # seconds to wait for an answer
+# input_wait_s = 3600.0           # seconds within which the inputs of a claimed step must come
+# at_once = 4                     # steps claimed at a time
+# [[ups.worklists.pacs.work]]
+# code = "SKELETON^99HOSPITAL"    # Scheduled Workitem Code: VALUE^SCHEME
+# rule = "bones"                  # does what this rule says, enabled or not
+# [[ups.worklists.pacs.work]]
+# code = "FEMUR^99HOSPITAL"
+# pipeline = "qct_femur"          # or a pipeline, with its destinations
+# to = ["PACS"]
 """
 
 
@@ -269,6 +299,53 @@ class DeliverySection(_Section):
     )
 
 
+#: Value and coding scheme of a code: PS3.5 Table 6.2-1, SH.
+CodeText = Annotated[str, Field(pattern=r"^[^\\^]{1,64}\^[^\\^]{1,16}$")]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
+
+
+class WorkSetting(_Section):
+    """What one kind of step of a worklist is to us: a rule, or a pipeline with its destinations."""
+
+    code: CodeText = Field(description="Scheduled Workitem Code (0040,4018): VALUE^SCHEME.")
+    rule: str = Field("", description="Name of a rule, which may be disabled for other studies.")
+    pipeline: str = Field("", description="Name of a pipeline, where there is no rule.")
+    to: tuple[str, ...] = Field((), description="Destinations of the pipeline's results.")
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if bool(self.rule) == bool(self.pipeline) or bool(self.pipeline) != bool(self.to):
+            raise ValueError("give either rule, or pipeline and to")
+        return self
+
+
+class WorklistSetting(_Section):
+    """A worklist of Unified Procedure Steps (PS3.18 11)."""
+
+    url: Url = Field(description="URL of its DICOMweb services; workitems are under /workitems.")
+    work: tuple[WorkSetting, ...] = Field(min_length=1, description="Which steps are ours.")
+    token_file: Path | None = Field(None, description="File with a bearer token.")
+    certificate: Path | None = Field(None, description="Our client certificate, PEM.")
+    key: Path | None = Field(None, description="Its private key, PEM.")
+    ca: Path | None = Field(None, description="Who signs its certificate, PEM.")
+    retrieve_url: Url | Literal[""] = Field("", description="WADO-RS; empty: url.")
+    station: CodeText | Literal[""] = Field("", description="Our Scheduled Station Name Code.")
+    poll_s: float = Field(30.0, gt=0, description="Seconds between two looks.")
+    timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for an answer.")
+    input_wait_s: float = Field(3600.0, ge=0, description="Seconds to wait for inputs.")
+    at_once: int = Field(4, ge=1, description="Steps claimed at a time.")
+
+
+class UpsSection(_Section):
+    """Worklists of Unified Procedure Steps that this node takes work from (IHE AIW-I Task Performer)."""
+
+    worklists: Mapping[ProfileName, WorklistSetting] = Field(
+        {},
+        description="Worklists, as [ups.worklists.NAME], each with the work that is ours, as "
+        "[[ups.worklists.NAME.work]].",
+    )
+
+
 class Config(_Section):
     """All settings."""
 
@@ -280,6 +357,7 @@ class Config(_Section):
     compute: ComputeSection = ComputeSection()
     evidence: EvidenceSection = EvidenceSection()
     delivery: DeliverySection = DeliverySection()
+    ups: UpsSection = UpsSection()
 
     @property
     def database_url(self) -> str:
@@ -346,7 +424,11 @@ def example() -> str:
     return "\n".join(lines) + "\n"
 
 
-_TABLES = {"settings": SETTINGS_EXAMPLE, "profiles": PROFILES_EXAMPLE}
+_TABLES = {
+    "settings": SETTINGS_EXAMPLE,
+    "profiles": PROFILES_EXAMPLE,
+    "worklists": WORKLISTS_EXAMPLE,
+}
 
 
 def _example_of(key: str, default: Any) -> list[str]:
@@ -381,7 +463,18 @@ def _anchored(config: Config, folder: Path) -> Config:
     node = config.node.model_copy(update={"data": folder / config.node.data})
     own = tuple(folder / one for one in config.pipelines.folders)
     pipelines = config.pipelines.model_copy(update={"folders": own})
-    return config.model_copy(update={"node": node, "pipelines": pipelines})
+    ups = UpsSection(
+        worklists={name: _worklist_at(one, folder) for name, one in config.ups.worklists.items()}
+    )
+    return config.model_copy(update={"node": node, "pipelines": pipelines, "ups": ups})
+
+
+def _worklist_at(worklist: WorklistSetting, folder: Path) -> WorklistSetting:
+    files = ("token_file", "certificate", "key", "ca")
+    named = {name: getattr(worklist, name) for name in files}
+    return worklist.model_copy(
+        update={name: folder / path for name, path in named.items() if path is not None}
+    )
 
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[tuple[str, str], Any]]:

@@ -6,6 +6,7 @@
     +-- ReceiveError        an instance that is refused at the door: whoever sends it (carries the DIMSE status)
     +-- PerformError        a run that was stopped (killed, out of time or memory): another attempt may succeed
     +-- DeliveryError       a destination that does not take evidence: its administrator; `permanent` or not
+    +-- WorklistError       a worklist or a source of images that does not give what we ask: `code` says why
 
 `storage.errors` (archive, database) and `pipelines.errors` (manifest, weights, input, refusal) are the trees below
 this one.
@@ -48,3 +49,15 @@ class DeliveryError(NodeError):
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+
+
+class WorklistError(NodeError):
+    """A worklist, or a source of images, that does not give what we ask.
+
+    Codes: `no-answer` (unreachable, too slow, or broken itself: 5xx, 429), `not-authorized` (401, 403), `unknown` (404,
+    410), `conflict` (409), `refused` (any other status), `unreadable` (an answer that is not what the standard says).
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -28,6 +28,7 @@ from node.config import Config
 from node.errors import PerformError
 from node.looking import Look
 from node.planning import Planner, merge, shut_windows
+from node.prior_waiting import hold_back
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
 from pipelines.errors import PipelineError
@@ -41,6 +42,7 @@ from storage.index import (
     deliveries,
     destinations,
     instances,
+    prior_searches,
     revisions,
     rules,
     studies,
@@ -96,10 +98,12 @@ def evaluate(parts: Parts, *, now: datetime) -> datetime | None:
         if (due := looking.due(study, now=now, settings=parts.config.routing)) is not None:
             again.append(due)
             continue
+        # A study that was fetched to compare another with starts nothing by itself.
+        is_fetched = prior_searches.is_fetched(parts.index, study.study_instance_uid)
         seen = looking.look(
             parts.index,
             study,
-            rules=rules.list_rules(parts.index),
+            rules=() if is_fetched else rules.list_rules(parts.index),
             manifests=parts.registry.manifests,
             settings=parts.config.routing,
             is_sending=study.study_instance_uid in sending,
@@ -114,17 +118,18 @@ def evaluate(parts: Parts, *, now: datetime) -> datetime | None:
 
 def _evaluate_study(parts: Parts, study: Study, seen: Look, now: datetime) -> datetime | None:
     """Rules -> workitems; when the study must be evaluated again for an input it waits for."""
+    selections = tuple(hold_back(parts.index, study, one, now=now) for one in seen.selections)
     decisions: list[Decision] = []
     planned: dict[str, Workitem] = {}
     planner = Planner(config=parts.config, index=parts.index, registry=parts.registry)
-    for one in seen.selections:
+    for one in selections:
         uid = None
         if one.inputs:
             workitem = planner.plan(study, one.rule, one.inputs, now, lacks=one.lacks)
             uid = workitem.workitem_uid
             planned[uid] = merge(planned[uid], workitem) if uid in planned else workitem
         decisions += [replace(d, workitem_uid=uid) if d.matched else d for d in one.decisions]
-    waits_until = min((one.waits_until for one in seen.selections if one.waits_until), default=None)
+    waits_until = min((one.waits_until for one in selections if one.waits_until), default=None)
     # The revision that was read: an instance that came meanwhile is news still.
     studies.record_evaluation(
         parts.index,
@@ -320,6 +325,7 @@ def _task(
         replaced=line.replaced,
         tracked_as=line.first,
         lacks=workitem.lacks,
+        prior=workitem.prior,
     )
 
 

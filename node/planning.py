@@ -12,9 +12,18 @@ from node.urgency import Urgency, assess
 from node.windows import parse_window
 from pipelines.registry import Registry
 from pipelines.uids import derive_workitem_uid, derive_workitem_uid_after
-from storage.index import Index, findings, instances, revisions, turns
+from storage.index import (
+    Index,
+    findings,
+    instances,
+    prior_searches,
+    priors,
+    revisions,
+    turns,
+)
 from storage.model import (
     Instance,
+    Prior,
     Rule,
     Series,
     Study,
@@ -32,6 +41,8 @@ class Planner:
     config: Config
     index: Index
     registry: Registry
+    #: Instances that a plan may take; empty: all that are held of a series.
+    only: frozenset[str] = frozenset()
 
     def plan(
         self,
@@ -87,7 +98,21 @@ class Planner:
             known_findings=findings.known(
                 self.index, study_instance_uid=study.study_instance_uid, pipeline=manifest.name
             ),
+            prior=self._prior(study, rule) if rule.prior else None,
         )
+
+    def _prior(self, study: Study, rule: Rule) -> Prior:
+        uid = study.study_instance_uid
+        found = priors.latest(
+            self.index,
+            study_instance_uid=uid,
+            pipeline=rule.pipeline,
+            within_days=rule.prior_days,
+        )
+        if found.workitem_uid:
+            return found
+        why = prior_searches.reason(self.index, study_instance_uid=uid, rule=rule.name)
+        return replace(found, reason=why)
 
     def _instances(self, series: Series) -> list[Instance]:
         """What was acquired, of this study: broken senders put one Series Instance UID into two."""
@@ -96,7 +121,11 @@ class Planner:
             series.series_instance_uid,
             study_instance_uid=series.study_instance_uid,
         )
-        return [instance for instance in held if not instance.own]
+        return [
+            instance
+            for instance in held
+            if not instance.own and (not self.only or instance.sop_instance_uid in self.only)
+        ]
 
     def _that_counts(self, base: str) -> str:
         """The UID of a run that is wanted again after another took its place: a rule was changed, and changed back."""
@@ -127,6 +156,7 @@ def merge(first: Workitem, second: Workitem) -> Workitem:
         window=", ".join(dict.fromkeys(windows)) if len(windows) == 2 else None,
         not_before=min(times) if len(times) == 2 else None,
         report_refusals=first.report_refusals or second.report_refusals,
+        prior=first.prior or second.prior,
     )
 
 

@@ -3,6 +3,9 @@
 What most rules leave alone is written only where it is said:
 
     report_refusals = true          a report that says why when a run is refused or fails
+    prior = 'compare'               the report says what has changed since the patient's study before
+    prior_days = 365                how many days that study may lie back
+    prior_from = 'PACS'             destination that is asked for it where this node has no result of it
     wait = '30m'                    how long a study waits for an input that is missing
     prefer = ['most slices']        which of several series that fit is taken, the first wish first
     each = true                     every series that fits the first input runs, not only the one preferred
@@ -18,19 +21,21 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from node.errors import RuleError
-from storage.model import HOLD, WAIT_S, Rule
+from storage.model import HOLD, PRIOR_DAYS, WAIT_S, Parameters, Rule
 
 #: Names are typed on command lines and stand in tables.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 _UNITS: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_WAIT_S = 31 * 86400
+#: A hundred years.
+MOST_PRIOR_DAYS = 36500
 
 
 class _RuleEntry(BaseModel):
@@ -55,6 +60,9 @@ class _RuleEntry(BaseModel):
     incomplete: Literal["hold", "run"] = "hold"
     prefer: list[str] = Field(default_factory=list)
     each: bool = False
+    prior: Literal["", "compare"] = ""
+    prior_days: int = Field(PRIOR_DAYS, ge=1, le=MOST_PRIOR_DAYS)
+    prior_from: str = ""
 
     @field_validator("wait")
     @classmethod
@@ -107,7 +115,7 @@ def dump_rules(rules: Iterable[Rule]) -> str:
             "where = [",
             *(f"    {_text(clause)}," for clause in rule.where),
             "]",
-            f"to = [{', '.join(_text(name) for name in rule.destinations)}]",
+            f"to = {_list(rule.destinations)}",
             f"priority = {rule.priority}",
             f"enabled = {_scalar(rule.enabled)}",
         ]
@@ -116,26 +124,22 @@ def dump_rules(rules: Iterable[Rule]) -> str:
     return "\n".join(blocks)
 
 
-def _less_usual(rule: Rule) -> Iterator[str]:
+def _less_usual(rule: Rule) -> list[str]:
     """What most rules leave alone, where it is said."""
-    if rule.parameters:
-        pairs = sorted(rule.parameters.items())
-        inline = ", ".join(f"{_text(name)} = {_scalar(value)}" for name, value in pairs)
-        yield f"parameters = {{ {inline} }}"
-    if rule.wait_s != WAIT_S:
-        yield f"wait = {_text(format_wait(rule.wait_s))}"
-    if rule.without:
-        yield f"without = [{', '.join(_text(role) for role in rule.without)}]"
-    if rule.incomplete != HOLD:
-        yield f"incomplete = {_text(rule.incomplete)}"
-    if rule.report_refusals:
-        yield "report_refusals = true"
-    if rule.prefer:
-        yield from ("prefer = [", *(f"    {_text(wish)}," for wish in rule.prefer), "]")
-    if rule.each:
-        yield "each = true"
-    if rule.window:
-        yield f"window = {_text(rule.window)}"
+    fields: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
+        ("parameters", rule.parameters, {}, _inline),
+        ("wait", rule.wait_s, WAIT_S, lambda seconds: _text(format_wait(seconds))),
+        ("without", rule.without, (), _list),
+        ("incomplete", rule.incomplete, HOLD, _text),
+        ("report_refusals", rule.report_refusals, False, _scalar),
+        ("prefer", rule.prefer, (), _lines),
+        ("each", rule.each, False, _scalar),
+        ("window", rule.window, "", _text),
+        ("prior", rule.prior, "", _text),
+        ("prior_days", rule.prior_days, PRIOR_DAYS, _scalar),
+        ("prior_from", rule.prior_from, "", _text),
+    )
+    return [f"{key} = {write(value)}" for key, value, usual, write in fields if value != usual]
 
 
 def _roles(rule: Rule) -> Iterator[str]:
@@ -196,7 +200,23 @@ def _read_entry(block: Mapping[str, object], position: int, source: str) -> Rule
         prefer=tuple(entry.prefer),
         each=entry.each,
         window=entry.window,
+        prior=entry.prior,
+        prior_days=entry.prior_days,
+        prior_from=entry.prior_from,
     )
+
+
+def _inline(parameters: Parameters) -> str:
+    pairs = sorted(parameters.items())
+    return f"{{ {', '.join(f'{_text(name)} = {_scalar(value)}' for name, value in pairs)} }}"
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_text, texts))}]"
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "\n".join(("[", *(f"    {_text(one)}," for one in texts), "]"))
 
 
 def _scalar(value: str | int | float | bool) -> str:

@@ -24,6 +24,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from node.errors import DeliveryError
@@ -244,13 +245,21 @@ def read_item(path: Path) -> SendItem:
 
 
 @contextmanager
-def associate(
+def associate(  # noqa: PLR0913 - what an association is made of
     destination: Destination,
     contexts: list[PresentationContext],
     calling_ae: str,
     timeout_s: float,
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[Any] = (),
 ) -> Iterator[Association]:
     """An association with a destination, released at the end.
+
+    Parameters
+    ----------
+    roles, handlers
+        Role selection and event handlers of pynetdicom, as a C-GET needs.
 
     Raises
     ------
@@ -274,7 +283,8 @@ def associate(
         contexts=contexts,
         ae_title=destination.called_ae,
         max_pdu=MAX_PDU,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _set_up, [connected, timeout_s])],
+        ext_neg=list(roles),
+        evt_handlers=[(evt.EVT_CONN_OPEN, _set_up, [connected, timeout_s]), *handlers],
     )
     if not assoc.is_established:
         raise DeliveryError(

@@ -1,8 +1,9 @@
 """Puts the parts together, starts them, stops them.
 
-Five loops: evaluate, perform (one per worker), deliver (one association per destination at a time), retract, ask
-(archives, how much they have of a study). Each is woken by the step before it and by time; what another process wrote
-to the index is seen within `POLL_S`. The calendar (APScheduler) sweeps.
+Loops: evaluate, perform (one per worker), deliver (one association per destination at a time), retract; ask (archives,
+how much they have of a study), priors (fetches studies to compare with), and one for each worklist that work is taken
+from. Each is woken by the step before it and by time; what another process wrote to the index is seen within `POLL_S`.
+The calendar (APScheduler) sweeps.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ from node import asking, lifecycle
 from node.compute import Compute
 from node.config import Config
 from node.lifecycle import Parts
+from node.priors import seek
 from node.scp import Scp
 from node.scu import send
+from node.ups import UpsClient
+from node.worklist_search import Worklist
+from node.worklists import attend
 from pipelines.evidence.request import Installation
 from pipelines.registry import PipelineEntry, find_pipelines
 from pipelines.uids import derive_device_uid
@@ -41,6 +46,8 @@ from storage.index import (
     events,
     open_index,
     pipelines,
+    prior_searches,
+    procedure_steps,
     rules,
     turns,
     workitems,
@@ -145,6 +152,20 @@ class Service:
         self._delivering = Loop("deliver", self._deliver)
         self._retracting = Loop("retract", self._retract)
         self._asking = Loop("ask", self._ask)
+        self._worklists = [
+            Worklist(
+                name=name,
+                setting=setting,
+                client=UpsClient(name, setting),
+                stopping=self._stopping,
+            )
+            for name, setting in config.ups.worklists.items()
+        ]
+        # One each: a worklist that does not answer keeps nobody waiting.
+        self._attending = [
+            Loop(f"worklist {one.name}", partial(self._attend, one)) for one in self._worklists
+        ]
+        self._seeking = Loop("priors", self._seek)
         self._calendar = BackgroundScheduler(timezone="UTC")
         self._next_start: datetime | None = None
         self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
@@ -156,6 +177,8 @@ class Service:
         self._scp.start()
         taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        procedure_steps.release(self._index, owner=self._parts.owner)
+        prior_searches.release(self._index, owner=self._parts.owner)
         self._introduce()
         self._calendar.add_job(self._sweep, "interval", hours=1, next_run_time=utcnow())
         self._calendar.start()
@@ -185,6 +208,10 @@ class Service:
         self._senders.shutdown(wait=True, cancel_futures=True)
         workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        procedure_steps.release(self._index, owner=self._parts.owner)
+        prior_searches.release(self._index, owner=self._parts.owner)
+        for worklist in self._worklists:
+            worklist.client.close()
         self._note("node-stopped")
         self._index.close()
         log.info("node_stopped")
@@ -209,6 +236,8 @@ class Service:
             self._delivering,
             self._retracting,
             self._asking,
+            self._seeking,
+            *self._attending,
         )
 
     # -- one step of each loop --------------------------------------------------------------------
@@ -242,6 +271,12 @@ class Service:
         if performed:
             self._delivering.wake()
         return performed
+
+    def _attend(self, worklist: Worklist) -> bool:
+        return attend(self._parts, worklist, now=utcnow())
+
+    def _seek(self) -> bool:
+        return seek(self._parts, now=utcnow())
 
     def _deliver(self) -> bool:
         for destination in deliveries.due_destinations(self._index, utcnow()):

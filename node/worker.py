@@ -33,7 +33,7 @@ from pipelines.performing import PerformRequest, choose_device, perform, refuse
 from pipelines.registry import MODULE_NAME, LoadedPipeline, load_pipeline, read_entry
 from storage.archive import Archive
 from storage.errors import ArchiveError
-from storage.model import Evidence, Finding, MeasurementRow, Parameters
+from storage.model import Evidence, Finding, MeasurementRow, Parameters, Prior
 
 #: Pipelines kept loaded in one worker; the one used longest ago goes.
 LOADED_AT_MOST = 6
@@ -66,6 +66,8 @@ class PerformTask:
     tracked_as: str = ""
     #: What did not come of its inputs, which are analysed all the same: code, sentence.
     lacks: tuple[tuple[str, str], ...] = ()
+    #: What its result is compared with.
+    prior: Prior | None = None
     #: Code, sentence: the run is over, and the report that says so is wanted in place of a result.
     refusal: tuple[str, str] | None = None
 
@@ -180,6 +182,7 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             replaced=task.replaced,
             tracked_as=task.tracked_as,
             lacks=task.lacks,
+            prior=task.prior,
         )
         if task.refusal is not None:
             report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)

@@ -17,6 +17,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from pipelines.comparison import compare, interval
 from pipelines.errors import InputError, ManifestError, Refused
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.gate import check_iod
@@ -36,7 +37,7 @@ from pipelines.manifest import InputSpec, Manifest
 from pipelines.registry import LoadedPipeline, pipeline_code
 from pipelines.result import AnalysisResult, Measurement, Notice, SourceSeries
 from pipelines.series import read_series
-from storage.model import Evidence, Finding, MeasurementRow, Parameters
+from storage.model import Evidence, Finding, MeasurementRow, Parameters, Prior
 
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
@@ -64,6 +65,8 @@ class PerformRequest:
     #: What did not come of the inputs, code and sentence, where they are analysed all the same as far as they have no
     #: gap, with a notice; where nothing is said, a gap is refused.
     lacks: tuple[tuple[str, str], ...] = ()
+    #: What the result is compared with; None where nobody asked.
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,10 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
         _check(result, sources)
         gaps = _gaps(request, sources)
         result = replace(result, notices=(*_absences(manifest, sources), *gaps, *result.notices))
+        if gaps:
+            # What did not come is in no volume, and would be a change.
+            request = replace(request, prior=None)
+        result = compare(result, request.prior, pipeline_version=manifest.version)
         described = EvidenceRequest(
             workitem_uid=request.workitem_uid,
             manifest=manifest,
@@ -123,6 +130,7 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
             known_findings=request.known_findings,
             replaced=request.replaced,
             tracked_as=request.tracked_as,
+            prior=request.prior,
         )
         evidence = create_evidence(described, request.profiles)
     return Performed(
@@ -285,6 +293,9 @@ def _gaps(request: PerformRequest, sources: Mapping[str, SourceSeries]) -> list[
     found = [source.gap for source in sources.values() if source.gap is not None]
     codes = {notice.code for notice in found}
     said = [Notice(code=code, message=text) for code, text in request.lacks if code not in codes]
+    if request.prior is not None and (found or said):
+        text = "Not compared with the study before: not all of this one is here."
+        said.append(Notice(code="prior-not-compared", message=text))
     return [*found, *said]
 
 
@@ -327,7 +338,8 @@ def _rows(
             unit=str(measurement.unit.value),
             measured_at=request.started_at,
         )
-        for measurement in result.measurements
+        # The report has the interval in each group, where TID 1502 wants it.
+        for measurement in (*result.measurements, *interval(request.prior))
     )
 
 

@@ -20,6 +20,9 @@ Header: TypeAlias = Mapping[str, tuple[HeaderValue, ...]]
 #: Parameters of a pipeline, by name.
 Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 
+#: Days that an earlier study may lie back to be compared with, where a rule does not say: three years.
+PRIOR_DAYS = 1095
+
 #: Seconds that a study waits for a missing input where its rule does not say.
 WAIT_S = 1800
 #: Seconds of waiting that count as one point of priority: nothing waits for ever.
@@ -230,6 +233,12 @@ class Rule:
     prefer: tuple[str, ...] = ()
     #: Whether every series that fits the first input begins a run, not only the one preferred.
     each: bool = False
+    #: `compare`: results say what has changed since the patient's study before; empty: they do not.
+    prior: str = ""
+    #: Days that the study before may lie back.
+    prior_days: int = PRIOR_DAYS
+    #: Destination that is asked for the study before where no result of it is held; empty: nobody is asked.
+    prior_from: str = ""
     version: int = 1
 
 
@@ -314,6 +323,67 @@ class WorkitemInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriorReference:
+    """One evidence instance of an earlier result."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """The earlier result that a run compares its own with; or, without a workitem, that there is none."""
+
+    workitem_uid: str = ""
+    pipeline_version: str = ""
+    #: Days from its Study Date to that of the study analysed.
+    interval_days: int = 0
+    #: How far it was looked back, in days.
+    within_days: int = PRIOR_DAYS
+    #: Segment Label -> volume, mL.
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    #: Its evidence; where it made none, the images that it analysed.
+    evidence: tuple[PriorReference, ...] = ()
+    #: Why there is none, where an archive was asked: a sentence.
+    reason: str = ""
+
+
+class PriorSearchState(StrEnum):
+    """How far the search for an earlier study is."""
+
+    WANTED = "WANTED"
+    #: It is held; its result is made.
+    FETCHED = "FETCHED"
+    #: There is a result, or a reason why there is none.
+    SETTLED = "SETTLED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorSearch:
+    """A study before, wanted of an archive to compare a study with by a rule."""
+
+    study_instance_uid: str
+    rule: str
+    pipeline: str
+    destination: str
+    within_days: int
+    state: PriorSearchState
+    wanted_at: datetime
+    #: When the study goes on without.
+    deadline: datetime
+    next_attempt_at: datetime
+    attempts: int = 0
+    #: The study that was found; empty while there is none.
+    prior_study_instance_uid: str = ""
+    #: Whether the study was fetched: it is there for comparison alone, and starts no other work.
+    is_fetched: bool = False
+    workitem_uids: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workitem:
     """One pipeline on one set of inputs."""
 
@@ -360,6 +430,8 @@ class Workitem:
     superseded_by: str | None = None
     #: What did not come of its inputs, which are analysed all the same, as far as they have no gap: code, sentence.
     lacks: tuple[tuple[str, str], ...] = ()
+    #: What its result is compared with; None where the rule does not ask.
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -470,6 +542,75 @@ class Failure:
     profiles: Mapping[str, str] = field(default_factory=dict)
 
 
+# -- what a worklist asks for -------------------------------------------------------------------
+
+
+class ProcedureStepState(StrEnum):
+    """How far we are with a Unified Procedure Step of a worklist (PS3.4 Annex CC)."""
+
+    #: The Transaction UID is written down; whether the worklist gave us the step is not known yet.
+    CLAIMING = "CLAIMING"
+    #: It is ours; its inputs are looked for, and fetched where they are missing.
+    CLAIMED = "CLAIMED"
+    #: Its workitems are scheduled or run, or their evidence is on its way.
+    PERFORMING = "PERFORMING"
+    #: It cannot be done; the worklist is still to be told.
+    CANCELING = "CANCELING"
+    #: The worklist knows the outputs.
+    COMPLETED = "COMPLETED"
+    #: The worklist knows why not, or cancelled it itself.
+    CANCELED = "CANCELED"
+    #: Another performer has it, or the worklist has it no more.
+    LOST = "LOST"
+
+
+#: Nothing is left to do.
+SETTLED_STEPS = (
+    ProcedureStepState.COMPLETED,
+    ProcedureStepState.CANCELED,
+    ProcedureStepState.LOST,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInput:
+    """One item of an Input Information Sequence (0040,4021): a series, and where it can be had."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    #: Instances of it; empty: all.
+    sop_instance_uids: tuple[str, ...] = ()
+    #: Retrieve AE Title (0008,0054) and Retrieve URL (0008,1190); empty where it does not say.
+    retrieve_ae: str = ""
+    retrieve_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcedureStep:
+    """A Unified Procedure Step that we claim, or claimed, from a worklist."""
+
+    worklist: str
+    #: SOP Instance UID of the step.
+    procedure_step_uid: str
+    #: (0008,1195): whoever knows it holds the claim.
+    transaction_uid: str
+    state: ProcedureStepState
+    study_instance_uid: str
+    #: Name of the work in the configuration, and Scheduled Procedure Step Priority (0074,1200).
+    work: str
+    priority: str
+    inputs: tuple[StepInput, ...]
+    claimed_at: datetime
+    next_attempt_at: datetime
+    #: Attempts in a row that the worklist, or a source of inputs, did not answer.
+    attempts: int = 0
+    #: Workitem UID -> whether this step scheduled it; False: it was there already.
+    workitems: Mapping[str, bool] = field(default_factory=dict)
+    ended_at: datetime | None = None
+    reason_code: str | None = None
+    reason: str | None = None
+
+
 # -- what is owed -------------------------------------------------------------------------------
 
 
@@ -485,6 +626,8 @@ class Destination:
     calling_ae: str | None = None
     #: Which objects of a result it gets (`pipelines.evidence.profile`).
     profile: str = "generic"
+    #: How a series is fetched from it: `move` (C-MOVE to us: it must know us) or `get` (C-GET).
+    retrieve: str = "move"
 
 
 class DeliveryState(StrEnum):

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0008"
+SCHEMA_REVISION = "0009"
 
 metadata = MetaData(
     naming_convention={
@@ -201,6 +201,9 @@ rules = Table(
     Column("incomplete", Text, nullable=False, server_default=text("'hold'")),
     Column("prefer", JsonValue, nullable=False, server_default=text("'[]'")),
     Column("each", Boolean, nullable=False, server_default=false()),
+    Column("prior", Text, nullable=False, server_default=text("''")),
+    Column("prior_days", Integer, nullable=False, server_default=text("1095")),
+    Column("prior_from", Text, nullable=False, server_default=text("''")),
 )
 
 #: Outlives the rule: a decision names rule and version for good.
@@ -224,6 +227,7 @@ destinations = Table(
     Column("called_ae", Text, nullable=False),
     Column("calling_ae", Text),
     Column("profile", Text, nullable=False, server_default=text("'generic'")),
+    Column("retrieve", Text, nullable=False, server_default=text("'move'")),
     CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
 )
 
@@ -294,6 +298,7 @@ workitems = Table(
     Column("predecessor", Text),
     Column("superseded_by", Text),
     Column("lacks", JsonValue, nullable=False, server_default=text("'[]'")),
+    Column("prior", JsonValue),
     # PS3.4 Table CC.1.1-1.
     CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
     CheckConstraint("(state = 'IN PROGRESS') = (lease_until IS NOT NULL)", name="lease"),
@@ -382,6 +387,59 @@ measurements = Table(
     Index(None, "study_instance_uid"),
     Index(None, "pipeline", "measured_at"),
     Index(None, "measured_at"),
+)
+
+#: Studies before, wanted of archives to compare with.
+prior_searches = Table(
+    "prior_searches",
+    metadata,
+    Column("study_instance_uid", Text, primary_key=True),
+    Column("rule", Text, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("within_days", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("wanted_at", UtcDateTime, nullable=False),
+    Column("deadline", UtcDateTime, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("prior_study_instance_uid", Text, nullable=False),
+    Column("is_fetched", Boolean, nullable=False),
+    Column("workitem_uids", JsonValue, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("owner", Text),
+    Column("lease_until", UtcDateTime),
+    CheckConstraint("state IN ('WANTED', 'FETCHED', 'SETTLED')", name="state"),
+    Index(None, "state", "next_attempt_at"),
+    Index(None, "prior_study_instance_uid"),
+)
+
+#: Unified Procedure Steps of worklists, from when we ask for one until the worklist knows what came of it.
+procedure_steps = Table(
+    "procedure_steps",
+    metadata,
+    Column("worklist", Text, primary_key=True),
+    Column("procedure_step_uid", Text, primary_key=True),
+    Column("transaction_uid", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("study_instance_uid", Text, nullable=False),
+    Column("work", Text, nullable=False),
+    Column("priority", Text, nullable=False),
+    Column("inputs", JsonValue, nullable=False),
+    Column("claimed_at", UtcDateTime, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("workitems", JsonValue, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("reason_code", Text),
+    Column("reason", Text),
+    Column("owner", Text),
+    Column("lease_until", UtcDateTime),
+    CheckConstraint(
+        "state IN ('CLAIMING', 'CLAIMED', 'PERFORMING', 'CANCELING', 'COMPLETED', 'CANCELED', 'LOST')",
+        name="state",
+    ),
+    Index(None, "state", "worklist", "next_attempt_at"),
 )
 
 # -- what is owed, and what happened --------------------------------------------------------------

@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -60,8 +60,10 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path, *, plugins: Sequence[str] = ()) -> Iterator[Orthanc]:
-    """Start Orthanc with its storage and index under `folder`; everybody may ask; default configuration otherwise."""
+def running_orthanc(
+    folder: Path, *, plugins: Sequence[str] = (), settings: Mapping[str, object] | None = None
+) -> Iterator[Orthanc]:
+    """Start Orthanc with its storage and index under `folder`; default configuration but for `settings`."""
     orthanc = Orthanc(ae_title="ORTHANC", dicom_port=free_port(), http_port=free_port())
     configuration = folder / "orthanc.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,7 @@ def running_orthanc(folder: Path, *, plugins: Sequence[str] = ()) -> Iterator[Or
                 "StorageDirectory": str(folder / "storage"),
                 "IndexDirectory": str(folder / "storage"),
                 "Plugins": list(plugins),
+                **(settings or {}),
             }
         ),
         encoding="utf-8",

@@ -29,6 +29,7 @@ from node.cli import (
     serving,
     studies,
     workitems,
+    worklists,
 )
 from node.cli.common import TREES, exit_code
 from node.cli.output import cell
@@ -55,6 +56,7 @@ studies.app.command("accept")(conflicts.accept)
 for group in (
     studies,
     workitems,
+    worklists,
     deliveries,
     measurements,
     rules,

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from node.errors import ConfigError, DeliveryError, NodeError, PerformError, RuleError
+from node.errors import (
+    ConfigError,
+    DeliveryError,
+    NodeError,
+    PerformError,
+    RuleError,
+    WorklistError,
+)
 from pipelines.errors import PipelineError
 from storage.errors import ChangeRefused, NotFound, StorageError
 from storage.model import Parameters, utcnow
@@ -43,6 +50,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (ConfigError, ExitCode.CONFIGURATION),
     (RuleError, ExitCode.USAGE),
     (DeliveryError, ExitCode.PEER),
+    (WorklistError, ExitCode.PEER),
     (PerformError, ExitCode.PIPELINE),
     (NotFound, ExitCode.FAILED),
     (ChangeRefused, ExitCode.FAILED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -20,7 +21,14 @@ _PROFILE_HELP = (
     "Which objects of a result it gets, in which form: generic, ohif, slicer, legacy, radiotherapy, or one of your "
     "own; `osteonode destinations profiles` shows them."
 )
-_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae", "profile")
+_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve")
+
+
+class Retrieve(StrEnum):
+    """How a series is fetched."""
+
+    MOVE = "move"
+    GET = "get"
 
 
 @app.command("list")
@@ -57,6 +65,13 @@ def add(
         ),
     ] = None,
     profile: Annotated[str, typer.Option("--profile", help=_PROFILE_HELP)] = "generic",
+    retrieve: Annotated[
+        Retrieve,
+        typer.Option(
+            "--retrieve",
+            help="How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET.",
+        ),
+    ] = Retrieve.MOVE,
 ) -> None:
     """Add a destination.
 
@@ -83,6 +98,7 @@ def add(
                 called_ae=called,
                 calling_ae=calling,
                 profile=profile,
+                retrieve=retrieve.value,
             ),
             actor=actor(),
         )

@@ -74,7 +74,11 @@ def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> Non
             )
         check_rule(rule, manifests)
         check_wishes(rule)
-        for name in rule.destinations:
+        if rule.prior_from and not rule.prior:
+            raise RuleError(
+                f"Rule {rule.name!r}: --prior-from does nothing without --compare-prior."
+            )
+        for name in filter(None, (*rule.destinations, rule.prior_from)):
             if name not in known:
                 raise RuleError(
                     f"Rule {rule.name!r}: no destination {name!r}; there is {', '.join(known) or 'none'} "

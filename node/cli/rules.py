@@ -13,7 +13,7 @@ from node.cli.output import form, row, show_fields, show_json, show_list
 from node.cli.rule_parts import Incomplete, check_rules, parse_roles, parse_time, show_rule
 from node.cli.rule_trials import Yes, confirm
 from storage.errors import ChangeRefused
-from storage.model import WAIT_S, Rule
+from storage.model import PRIOR_DAYS, WAIT_S, Rule
 
 app = typer.Typer(
     name="rules", help="What shall run: rules on DICOM keywords.", no_args_is_help=True
@@ -45,10 +45,23 @@ _INCOMPLETE_HELP = (
     "What becomes of a series that lacks slices when the wait is over: hold it, or run on its longest part without a "
     "gap, with a notice in the report."
 )
+_PRIOR_HELP = "Say in the report what has changed since the patient's study before."
+_PRIOR_FROM_HELP = (
+    "Ask this destination for that study (C-FIND, C-MOVE or C-GET) where there is no result of it; it is waited for "
+    "as long as `--wait` says."
+)
+_PRIOR_DAYS_HELP = "How many days that study may lie back."
 _TO_HELP = "Destination of the results, by name. Repeat for more."
 _PARAMETER_HELP = "NAME=VALUE, over the pipeline's default. Repeat for more."
 _COLUMNS = ("name", "enabled", "priority", "pipeline", "where", "inputs", "destinations", "version")
 _NOBODY = "none"
+
+
+def _named(given: str | None, old: str) -> str:
+    """A name that is given, none for `none`, or what was there."""
+    if given is None:
+        return old
+    return "" if given == _NOBODY else given
 
 
 @app.command("list")
@@ -116,6 +129,13 @@ def add(
         list[str] | None, typer.Option("--prefer", metavar="WISH", help=_PREFER_HELP)
     ] = None,
     each: Annotated[bool, typer.Option("--each", help=_EACH_HELP)] = False,
+    compare_prior: Annotated[bool, typer.Option("--compare-prior", help=_PRIOR_HELP)] = False,
+    prior_days: Annotated[
+        int, typer.Option("--prior-days", min=1, max=36500, help=_PRIOR_DAYS_HELP)
+    ] = PRIOR_DAYS,
+    prior_from: Annotated[
+        str, typer.Option("--prior-from", metavar="DESTINATION", help=_PRIOR_FROM_HELP)
+    ] = "",
     disabled: Annotated[bool, typer.Option("--disabled", help="Add it switched off.")] = False,
     yes: Yes = False,
 ) -> None:
@@ -165,6 +185,9 @@ def add(
         incomplete=incomplete.value,
         prefer=tuple(prefer or ()),
         each=each,
+        prior="compare" if compare_prior else "",
+        prior_days=prior_days,
+        prior_from=prior_from,
     )
     with opened(ctx) as index:
         check_rules(ctx, index, [rule])
@@ -230,6 +253,18 @@ def edit(
     ] = None,
     each: Annotated[bool | None, typer.Option("--each/--one", help=_EACH_HELP)] = None,
     yes: Yes = False,
+    compare_prior: Annotated[
+        bool | None, typer.Option("--compare-prior/--no-compare-prior", help=_PRIOR_HELP)
+    ] = None,
+    prior_days: Annotated[
+        int | None, typer.Option("--prior-days", min=1, max=36500, help=_PRIOR_DAYS_HELP)
+    ] = None,
+    prior_from: Annotated[
+        str | None,
+        typer.Option(
+            "--prior-from", metavar="DESTINATION", help=f"{_PRIOR_FROM_HELP} `{_NOBODY}` for none."
+        ),
+    ] = None,
 ) -> None:
     """Change a rule; what is not given stays. What it would have done is shown before you are asked.
 
@@ -256,6 +291,9 @@ def edit(
             incomplete=old.incomplete if incomplete is None else incomplete.value,
             prefer=tuple(one for one in prefer if one != _NOBODY) if prefer else old.prefer,
             each=old.each if each is None else each,
+            prior=old.prior if compare_prior is None else "compare" if compare_prior else "",
+            prior_days=prior_days or old.prior_days,
+            prior_from=_named(prior_from, old.prior_from),
         )
         if new == old:
             raise typer.BadParameter(

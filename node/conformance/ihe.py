@@ -16,8 +16,6 @@ from node.conformance.network import STORAGE_COMMITMENT, Network
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 _KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
-#: Prefix of the UPS SOP Classes (PS3.4 CC).
-_UNIFIED_PROCEDURE_STEP = "1.2.840.10008.5.1.4.34.6."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +46,17 @@ class Actor:
         return all(item.supported for item in self.transactions)
 
 
-def read_actors(network: Network, iods: Sequence[Iod]) -> tuple[Actor, ...]:
-    """The actors that the node is, or is on its way to."""
-    return _evidence_creator(network, iods), _task_performer(network)
+def read_actors(
+    network: Network, iods: Sequence[Iod], worklists: Sequence[str]
+) -> tuple[Actor, ...]:
+    """The actors that the node is, or is on its way to.
+
+    Parameters
+    ----------
+    worklists
+        Names of the worklists that it takes work from.
+    """
+    return _evidence_creator(network, iods), _task_performer(worklists)
 
 
 def _evidence_creator(network: Network, iods: Sequence[Iod]) -> Actor:
@@ -108,8 +114,9 @@ def _remark(remark: str, *, there: bool) -> str:
     return "" if there and remark.startswith(("no ", "none ")) else remark
 
 
-def _task_performer(network: Network) -> Actor:
-    there = any(item.uid.startswith(_UNIFIED_PROCEDURE_STEP) for item in network.sop_classes)
+def _task_performer(worklists: Sequence[str]) -> Actor:
+    there = bool(worklists)
+    named = f"UPS-RS, worklist {', '.join(worklists)}"
     return Actor(
         profile="AI Workflow for Imaging (AIW-I)",
         name="Task Performer",
@@ -118,7 +125,7 @@ def _task_performer(network: Network) -> Actor:
                 name="Query, claim, update and complete UPS workitems",
                 reference="RAD-81 to RAD-85",
                 supported=there,
-                remark="" if there else "work is started by rules on received studies",
+                remark=named if there else "no worklist is configured ([ups.worklists])",
             ),
         ),
     )

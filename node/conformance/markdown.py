@@ -205,8 +205,8 @@ A.3, and no measurements (it is not TID 1500).
 A result that replaces an older one (instances came late, a rule changed) names the older report in its own: Predecessor
 Documents Sequence (0040,A360) of A.3. Of the older result nothing more is sent. Where the profile says `retract`, a
 rejection note (IHE RAD TF-3 4.66) follows when the destination has taken all of the newer result: a Key Object
-Selection Document with the title (113001, DCM, "Rejected for Quality Reasons"), which names every instance of the older result
-that the destination was sent.
+Selection Document with the title (113001, DCM, "Rejected for Quality Reasons"), which names every instance of the
+older result that the destination was sent.
 
 {table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
 
@@ -217,7 +217,29 @@ they sent: at the STUDY level with Study Instance UID, Number of Study Related S
 Instances, at the SERIES level with Study and Series Instance UID, Modality and Number of Series Related Instances.
 Counts that are not returned stay unknown. A study is asked about after it fell quiet and again after its next
 instance; after a failure, the pause before another question doubles. Nothing is retrieved.
+Where a rule compares with the study before and names an archive, that archive is asked by C-FIND (Study Root; keys of
+STUDY: Patient ID, Issuer of Patient ID, Study Date as a range, Study Time; of SERIES: Modality, Series Description,
+Number of Series Related Instances; of IMAGE: SOP Class UID). The series chosen is fetched by C-MOVE to `[node]
+ae_title`, or by C-GET, as the destination says; for C-GET each SOP Class of the series is proposed with the SCP role.
+
+### 5.5 Unified Procedure Step service as pull performer (UPS-RS, PS3.18 11)
+
+{_worklists(statement)}
 """
+
+
+def _worklists(statement: Statement) -> str:
+    performer = next(one for one in statement.actors if one.name == "Task Performer")
+    if not performer.supported:
+        return "No worklist is configured (`[ups.worklists.NAME]`)."
+    (item,) = performer.transactions
+    return f"""\
+{item.remark}. As user agent: Search (by Procedure Step State and Scheduled Workitem Code), Retrieve, Update
+(Transaction UID as query parameter and in the data set), Change Workitem State to IN PROGRESS, COMPLETED, CANCELED;
+application/dicom+json. Told on the way: Procedure Step Progress Information Sequence; at the end UPS Performed
+Procedure Sequence with Output Information Sequence (DICOM Retrieval), or Procedure Step Discontinuation Reason Code
+Sequence (CID 9300) and Reason For Cancellation. Inputs are fetched by WADO-RS or C-MOVE. No subscriptions: what others
+do to a step is seen by Retrieve."""
 
 
 def _plain(value: object) -> str:

@@ -187,7 +187,7 @@ def _proposed(made: Sequence[tuple[str, str]]) -> tuple[PresentationContext, ...
         for context in (
             *scu.presentation_contexts(items),
             scu.verification_context(),
-            *query.find_contexts(),
+            *query.query_contexts(),
         )
     )
 

@@ -90,7 +90,7 @@ def read_statement(config: Config, registry: Registry) -> Statement:
         },
         iods=iods,
         codes=read_codes(registry, examples),
-        actors=read_actors(network, iods),
+        actors=read_actors(network, iods, tuple(config.ups.worklists)),
     )
 
 

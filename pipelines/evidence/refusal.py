@@ -111,7 +111,7 @@ def refusal_kind(request: RefusalRequest) -> str:
 
 
 def _evaluations(request: RefusalRequest) -> list[QualitativeEvaluation]:
-    status, reason = _said(request.code)
+    status, reason = status_and_reason(request.code)
     (detail,) = request.codes
     return [
         QualitativeEvaluation(name=_STATUS, value=status),
@@ -120,7 +120,7 @@ def _evaluations(request: RefusalRequest) -> list[QualitativeEvaluation]:
     ]
 
 
-def _said(code: str) -> tuple[Code, Code]:
+def status_and_reason(code: str) -> tuple[Code, Code]:
     """CID 6042 Result Status, and CID 9300 Procedure Discontinuation Reason."""
     cid = codes.cid9300
     if code in _OUT_OF_RESOURCES:

@@ -16,7 +16,7 @@ from pipelines.evidence.codes import PRIVATE_SCHEME
 from pipelines.manifest import Manifest
 from pipelines.result import AnalysisResult, Measurement, QualitativeEvaluation, SourceSeries
 from pipelines.uids import derive_device_uid, derive_tracking_uid
-from storage.model import Evidence, Parameters, SegmentResidual
+from storage.model import Evidence, Parameters, Prior, SegmentResidual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,8 @@ class EvidenceRequest:
     replaced: tuple[Evidence, ...] = ()
     #: The workitem that the result as a whole is tracked by: the first of its line; itself when empty.
     tracked_as: str = ""
+    #: The earlier result that this one was compared with.
+    prior: Prior | None = None
 
     @property
     def header(self) -> Dataset:

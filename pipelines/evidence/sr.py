@@ -16,9 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from highdicom.sr import (
     Comprehensive3DSR,
     FindingSite,
+    LongitudinalTemporalOffsetFromEvent,
     MeasurementsAndQualitativeEvaluations,
     ReferencedSegment,
     SourceSeriesForSegmentation,
+    TimePointContext,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -28,6 +30,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from pipelines.comparison import CHANGE, DAY
 from pipelines.evidence.codes import MILLILITER, PRIVATE_SCHEME
 from pipelines.evidence.equipment import algorithm_statement
 from pipelines.evidence.header import finish, series_attributes, source_images
@@ -94,6 +97,8 @@ def create_sr(
             *_instances(images),
             *_instances(ds for source in request.partners for ds in source.datasets),
             *([] if seg is None else [seg]),
+            # Of another study: PS3.3 C.17.2.3, Pertinent Other Evidence Sequence.
+            *_prior_evidence(request),
         ],
         content=measurement_report(
             request,
@@ -133,6 +138,33 @@ def _instances(slices: Iterable[Dataset]) -> list[Dataset]:
     return list(found.values())
 
 
+def _prior_evidence(request: EvidenceRequest) -> list[Dataset]:
+    """What the earlier result left, which this one was compared with."""
+    found = []
+    for one in request.prior.evidence if request.prior else ():
+        ds = Dataset()
+        ds.StudyInstanceUID = one.study_instance_uid
+        ds.SeriesInstanceUID = one.series_instance_uid
+        ds.SOPClassUID = one.sop_class_uid
+        ds.SOPInstanceUID = one.sop_instance_uid
+        found.append(ds)
+    return found
+
+
+def _time_point(request: EvidenceRequest, segment: Segment) -> TimePointContext | None:
+    """TID 1502: how long after the study that a structure is compared with; None where it is with none."""
+    prior = request.prior
+    compared = {item.segment_number for item in request.result.measurements if item.name == CHANGE}
+    if prior is None or segment.number not in compared:
+        return None
+    return TimePointContext(
+        time_point="Current study",
+        temporal_offset_from_event=LongitudinalTemporalOffsetFromEvent(
+            value=float(prior.interval_days), unit=DAY, event_type=codes.DCM.Baseline
+        ),
+    )
+
+
 def _groups(
     request: EvidenceRequest, seg: Dataset | None, numbers: Mapping[int, int]
 ) -> dict[int, Group]:
@@ -168,6 +200,7 @@ def _segment_group(
         finding_type=segment.spec.type.to_code(),
         finding_sites=_sites(segment),
         algorithm_id=algorithm_statement(request, complete=True),
+        time_point_context=_time_point(request, segment),
         measurements=_measurements(request, request.result.measurements, segment.number),
         qualitative_evaluations=_evaluations(request.result, segment.number),
     )
@@ -193,6 +226,7 @@ def _group_without_region(
         finding_type=segment.spec.type.to_code(),
         finding_sites=_sites(segment),
         algorithm_id=algorithm_statement(request, complete=True),
+        time_point_context=_time_point(request, segment),
         measurements=_measurements(request, stated, segment.number),
         qualitative_evaluations=_evaluations(request.result, segment.number),
     )

@@ -72,8 +72,9 @@ def remove(index: Index, name: str, *, actor: str, now: datetime | None = None) 
         mine = select(_table.c.name).where(_table.c.name == name).with_for_update()
         if connection.scalar(mine) is None:
             raise NotFound(f"No destination {name}.")
-        rules = connection.execute(select(tables.rules.c.name, tables.rules.c.destinations))
-        naming = sorted(row.name for row in rules if name in row.destinations)
+        table = tables.rules.c
+        rules = connection.execute(select(table.name, table.destinations, table.prior_from))
+        naming = sorted(row.name for row in rules if name in (*row.destinations, row.prior_from))
         if naming:
             raise ChangeRefused(
                 f"Destination {name} is named by rule {', '.join(naming)}; edit the rule first."

@@ -5,7 +5,8 @@ Kinds written by the index: `instance-conflict`, `instance-accepted`, `study-eva
 `workitem-completed`, `workitem-attempt-failed`, `workitem-failed`, `workitem-released`, `workitem-canceled`,
 `workitem-retried`, `workitem-prioritised`, `workitem-held`, `workitem-let-go`, `delivery-sent`,
 `delivery-committed`, `delivery-failed`, `delivery-retried`, `rule-added`, `rule-edited`, `rule-enabled`,
-`rule-disabled`, `rule-removed`, `destination-added`, `destination-removed`.
+`rule-disabled`, `rule-removed`, `destination-added`, `destination-removed`; `procedure-step-`
+with each state of a worklist's step.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from storage import tables
 from storage.index.engine import Index
@@ -28,13 +28,7 @@ def known(index: Index, *, study_instance_uid: str, pipeline: str) -> dict[str, 
     mine = studies.c.study_instance_uid == study_instance_uid
     with index.read() as connection:
         patient = connection.scalar(select(studies.c.patient_id).where(mine))
-        issuer = connection.scalar(
-            select(_issuer()).where(tables.series.c.study_instance_uid == study_instance_uid)
-        )
-        same_issuer = select(tables.series.c.study_instance_uid).where(_issuer() == (issuer or ""))
-        same_patient = (studies.c.patient_id == patient) & (
-            studies.c.study_instance_uid.in_(same_issuer)
-        )
+        same_patient = of_patient(connection, study_instance_uid, patient or "")
         rows = connection.execute(
             select(findings.c.segment_label, findings.c.tracking_uid)
             .join_from(findings, workitems)
@@ -43,6 +37,19 @@ def known(index: Index, *, study_instance_uid: str, pipeline: str) -> dict[str, 
             .order_by(workitems.c.ended_at, findings.c.workitem_uid)
         )
         return {row.segment_label: row.tracking_uid for row in rows}
+
+
+def of_patient(
+    connection: Connection, study_instance_uid: str, patient_id: str
+) -> ColumnElement[bool]:
+    """Condition on studies: of that Patient ID, and of the same issuer as a study."""
+    issuer = connection.scalar(
+        select(_issuer()).where(tables.series.c.study_instance_uid == study_instance_uid)
+    )
+    same_issuer = select(tables.series.c.study_instance_uid).where(_issuer() == (issuer or ""))
+    return (tables.studies.c.patient_id == patient_id) & (
+        tables.studies.c.study_instance_uid.in_(same_issuer)
+    )
 
 
 def _issuer() -> ColumnElement[str]:

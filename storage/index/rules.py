@@ -13,7 +13,7 @@ from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.values import insert_or_ignore
-from storage.model import HOLD, WAIT_S, Event, Rule, RuleChange, utcnow
+from storage.model import HOLD, PRIOR_DAYS, WAIT_S, Event, Rule, RuleChange, utcnow
 
 _table = tables.rules
 
@@ -227,10 +227,11 @@ def _get(connection: Connection, name: str, *, lock: bool = False) -> Rule:
 
 def _require_destinations(connection: Connection, rule: Rule) -> None:
     table = tables.destinations
+    wanted = [*rule.destinations, *([rule.prior_from] if rule.prior_from else ())]
     # Locked: none of them is removed before this rule names it.
-    statement = select(table.c.name).where(table.c.name.in_(rule.destinations))
+    statement = select(table.c.name).where(table.c.name.in_(wanted))
     known = set(connection.scalars(statement.with_for_update(read=True)))
-    missing = [name for name in rule.destinations if name not in known]
+    missing = [name for name in wanted if name not in known]
     if missing:
         raise NotFound(f"No destination {', '.join(missing)}: add it before rule {rule.name}.")
 
@@ -253,6 +254,9 @@ def _to_row(rule: Rule) -> dict[str, Any]:
         "incomplete": rule.incomplete,
         "prefer": list(rule.prefer),
         "each": rule.each,
+        "prior": rule.prior,
+        "prior_days": rule.prior_days,
+        "prior_from": rule.prior_from,
     }
 
 
@@ -276,4 +280,7 @@ def _from_stored(stored: dict[str, Any]) -> Rule:
         prefer=tuple(stored.get("prefer", ())),
         # Before there was a choice, every series that fitted ran.
         each=stored.get("each", True),
+        prior=stored.get("prior", ""),
+        prior_days=stored.get("prior_days", PRIOR_DAYS),
+        prior_from=stored.get("prior_from", ""),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from storage import tables
 from storage.errors import NotFound
 from storage.index.values import insert_or_ignore
-from storage.model import AGE_S, Workitem, WorkitemInput, WorkitemState
+from storage.model import AGE_S, Prior, PriorReference, Workitem, WorkitemInput, WorkitemState
 
 
 def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
@@ -40,6 +41,7 @@ def insert_workitem(connection: Connection, workitem: Workitem) -> bool:
         "window": workitem.window,
         "predecessor": workitem.predecessor,
         "lacks": workitem.lacks,
+        "prior": None if workitem.prior is None else asdict(workitem.prior),
     }
     if not insert_or_ignore(connection, tables.workitems, row):
         return False
@@ -116,5 +118,11 @@ def _from_row(values: dict[str, Any], inputs: list[WorkitemInput]) -> Workitem:
     values["destinations"] = tuple(values["destinations"])
     values["priority_reasons"] = tuple(values["priority_reasons"])
     values["lacks"] = tuple((code, sentence) for code, sentence in values["lacks"])
+    values["prior"] = None if values["prior"] is None else _to_prior(values["prior"])
     values["notices"] = tuple((code, sentence) for code, sentence in values["notices"])
     return Workitem(**values, inputs=tuple(inputs))
+
+
+def _to_prior(stored: dict[str, Any]) -> Prior:
+    evidence = tuple(PriorReference(**one) for one in stored["evidence"])
+    return Prior(**{**stored, "evidence": evidence})

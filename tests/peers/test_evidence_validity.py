@@ -17,6 +17,7 @@ import volumes
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from pipelines.comparison import compare
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.proof import encode
 from pipelines.evidence.refusal import create_refusal_sr
@@ -32,7 +33,7 @@ from pipelines.result import SourceSeries
 from pipelines.series import read_series
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
 from pipelines.training.phantoms.spect_dicom import write_nm_series
-from storage.model import Evidence
+from storage.model import Evidence, Prior, PriorReference
 
 #: From PyPI (extra `dev`), beside the interpreter.
 SEGIMAGE2ITKIMAGE = Path(sys.executable).with_name("segimage2itkimage")
@@ -73,6 +74,33 @@ def _errors(path: Path) -> list[str]:
     lines = (done.stdout + done.stderr).splitlines()
     assert lines, "dciodvfy said nothing"
     return [line for line in lines if line.startswith("Error")]
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("with_outlines", [False, True])
+def test_dciodvfy_finds_no_error_in_a_report_that_compares(
+    tmp_path: Path, with_outlines: bool
+) -> None:
+    request = _request(tmp_path)
+    prior = Prior(
+        workitem_uid="2.25.1",
+        pipeline_version="1.2.3",
+        interval_days=412,
+        volumes_ml={segment.label: 1.0 for segment in request.result.segments},
+        evidence=(
+            PriorReference(
+                study_instance_uid="1.2.3.4",
+                series_instance_uid="1.2.3.4.5",
+                sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+                sop_instance_uid="1.2.3.4.5.6",
+            ),
+        ),
+    )
+    result = compare(request.result, prior, pipeline_version="1.2.3")
+    assert len(result.measurements) > len(request.result.measurements)
+    request = replace(request, result=result, prior=prior)
+    path = _write_with_outlines(tmp_path, request) if with_outlines else None
+    assert _errors(path or _write(tmp_path, request)["SR"]) == []
 
 
 @pytest.mark.peer("dicom3tools")

@@ -41,6 +41,7 @@ def test_the_example_holds_every_setting_at_its_default() -> None:
     # Tables of tables are shown as a comment: written out empty, nothing could be added to them.
     settings["pipelines"].remove("settings")
     settings["evidence"].remove("profiles")
+    settings["ups"].remove("worklists")
     assert {name: set(section) for name, section in written.items()} == settings
 
 
@@ -51,6 +52,37 @@ def test_the_example_of_settings_by_scanner_is_good(path: Path) -> None:
     (entry,) = read.pipelines.settings["qct_femur"]
     assert entry.where == ("StationName = CT01", "KVP = 120")
     assert entry.parameters["calibration_slope"] == 0.82
+
+
+def test_the_example_of_worklists_is_good(path: Path) -> None:
+    text = "\n".join(line.removeprefix("# ") for line in config.WORKLISTS_EXAMPLE.splitlines())
+    assert config.WORKLISTS_EXAMPLE in config.example()
+    read = config.load(_write(path, text), {}).ups.worklists["pacs"]
+    assert read.token_file == path.parent / "pacs.token"
+    assert [(one.rule, one.pipeline, one.to) for one in read.work] == [
+        ("bones", "", ()),
+        ("", "qct_femur", ("PACS",)),
+    ]
+    default = type(read)(url=read.url, work=read.work)
+    shown = {"poll_s", "timeout_s", "input_wait_s", "at_once", "retrieve_url", "station"}
+    assert read.model_dump(include=shown) == default.model_dump(include=shown)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        'code = "A^B"',
+        'code = "A^B"\nrule = "bones"\npipeline = "ct_skeleton"',
+        'code = "A^B"\npipeline = "ct_skeleton"',
+        'code = "A"\nrule = "bones"',
+    ],
+)
+def test_work_names_a_code_and_a_rule_or_a_pipeline_with_destinations(
+    path: Path, work: str
+) -> None:
+    text = f'[ups.worklists.pacs]\nurl = "http://pacs"\n[[ups.worklists.pacs.work]]\n{work}\n'
+    with pytest.raises(ConfigError, match=r"ups\.worklists\.pacs\.work\.0"):
+        config.load(_write(path, text), {})
 
 
 def test_the_example_of_profiles_is_good(path: Path) -> None:

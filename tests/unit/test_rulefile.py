@@ -38,6 +38,9 @@ FIELDS = dict(
     report_refusals=st.booleans(),
     prefer=st.lists(TEXT, max_size=3).map(tuple),
     each=st.booleans(),
+    prior=st.sampled_from(["", "compare"]),
+    prior_days=st.integers(1, 36500),
+    prior_from=st.one_of(st.just(""), TEXT),
     window=st.one_of(st.just(""), st.just("mon-fri 20:00-06:00, stat"), TEXT),
 )
 RULES = st.lists(
@@ -87,6 +90,25 @@ def test_a_broken_file_is_refused_by_name(text: str, said: str) -> None:
     with pytest.raises(RuleError, match=r"rules\.toml") as refused:
         parse_rules(text, source="rules.toml")
     assert said in str(refused.value)
+
+
+def test_a_rule_that_compares_says_so_and_no_other() -> None:
+    rule = Rule(
+        name="a",
+        pipeline="p",
+        where=("Modality = CT",),
+        destinations=("PACS",),
+        prior="compare",
+        prior_days=365,
+    )
+    text = dump_rules([rule])
+    assert text.endswith("prior = 'compare'\nprior_days = 365\n")
+    assert parse_rules(text, source="x") == (rule,)
+    (plain,) = parse_rules(text.replace("prior = 'compare'\nprior_days = 365\n", ""), source="x")
+    assert (plain.prior, plain.prior_days) == ("", 1095)
+    assert "\nprior =" not in dump_rules([plain])
+    with pytest.raises(RuleError, match="rule a: prior"):
+        parse_rules(text.replace("compare", "show"), source="x")
 
 
 def test_a_rule_of_two_inputs_reads_as_it_is_meant() -> None:
