@@ -190,6 +190,12 @@ def lacking(series: Collection[Series], asked: Asked | None) -> dict[str, Verdic
             places = missing + int(one.facts.get("slices") or 0)
             sentence = f"{_name(one)}: {missing} of {places} places on its grid have no slice."
             found[uid] = VerdictReason(code=ReasonCode.SLICES_MISSING, sentence=sentence)
+        elif missing is None and (irregular := one.facts.get("slice_gap_irregular_mm")):
+            sentence = (
+                f"{_name(one)}: its slices lie on no regular grid, their distances differ by up to {irregular} mm: "
+                "some may be missing."
+            )
+            found[uid] = VerdictReason(code=ReasonCode.SLICES_MISSING, sentence=sentence)
         elif asked is not None and expected > one.instance_count:
             sentence = f"{_name(one)}: {asked.of} has {expected} instances of it, here are {one.instance_count}."
             found[uid] = VerdictReason(code=ReasonCode.INSTANCES_MISSING, sentence=sentence)

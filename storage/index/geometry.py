@@ -106,7 +106,7 @@ def _count_missing(slices: Sequence[float], gaps: Sequence[float]) -> int | None
         off = [at - slices[0] - n * exact for n, at in zip(places, slices, strict=True)]
         missing = places[-1] + 1 - len(slices)
         # On a grid fine enough every slice has a place: one that is mostly empty is none.
-        if (max(off) - min(off)) / 2 <= _PLACE_TOLERANCE * exact and missing <= len(slices):
+        if max(map(abs, off)) <= _PLACE_TOLERANCE * exact and missing <= len(slices):
             return missing
     return None
 
