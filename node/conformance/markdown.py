@@ -204,8 +204,8 @@ A.3, and no measurements (it is not TID 1500).
 A result that replaces an older one (instances came late, a rule changed) names the older report in its own: Predecessor
 Documents Sequence (0040,A360) of A.3. Of the older result nothing more is sent. Where the profile says `retract`, a
 rejection note (IHE RAD TF-3 4.66) follows when the destination has taken all of the newer result: a Key Object
-Selection Document with the title (113001, DCM, "Rejected for Quality Reasons"), which names every instance of the older result
-that the destination was sent.
+Selection Document with the title (113001, DCM, "Rejected for Quality Reasons"), which names every instance of the
+older result that the destination was sent.
 
 {table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
 """
