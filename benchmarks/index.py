@@ -1,6 +1,6 @@
 """How fast the index answers when it holds a million instances, 20,000 studies and a million events.
 
-    python benchmarks/index.py [--database URL ...] [--scale 1.0] [--folder DISK] [--rounds 100] [--idle 60] [--json FILE]
+    python benchmarks/index.py [--database URL ...] [--scale 1.0] [--folder DISK] [--rounds 100] [--idle 60]
 
 Makes the rows (SQLite under `--folder`, and each database given, which must be empty), then times what the commands and
 loops ask, with the commands' own functions: p50 and p95 in milliseconds. Then the node is started on it and left alone:

@@ -7,8 +7,9 @@
     failed      the old result still counts: it was right about what had come until then
 
 Two workitems are at the same place when they are of one study and one pipeline, and the first role that both have is
-played by the same series. Two rules may run one pipeline twice at one place, with different parameters: neither
-replaces the other while both rules want their run.
+played by the same series; or when they are of one rule, which takes one series of those that fit. Two rules may run one
+pipeline twice at one place, with different parameters: neither replaces the other while both rules want their run. What
+a worklist ordered is replaced by nothing: the step ends with its own result.
 """
 
 from __future__ import annotations
@@ -191,7 +192,30 @@ def _earlier(
         _table.c.pipeline == workitem.pipeline,
         _table.c.workitem_uid.not_in(wanted),
     )
-    return [one for one in found if is_same_place(one, workitem) and one.rule not in others]
+    ordered = _ordered(connection, workitem.study_instance_uid)
+    takes_one = _takes_one(connection, workitem.rule)
+    return [
+        one
+        for one in found
+        if one.workitem_uid not in ordered
+        and (
+            (is_same_place(one, workitem) and one.rule not in others)
+            or (takes_one and one.rule == workitem.rule)
+        )
+    ]
+
+
+def _takes_one(connection: Connection, rule: str) -> bool:
+    """Whether a rule takes one series of those that fit."""
+    each = select(tables.rules.c.each).where(tables.rules.c.name == rule)
+    return connection.scalar(each) is False
+
+
+def _ordered(connection: Connection, study_instance_uid: str) -> frozenset[str]:
+    """Workitems that a step of a worklist waits for."""
+    steps = tables.procedure_steps
+    wanted = select(steps.c.workitems).where(steps.c.study_instance_uid == study_instance_uid)
+    return frozenset(uid for uids in connection.scalars(wanted) for uid in uids)
 
 
 def is_same_place(one: Workitem, other: Workitem) -> bool:

@@ -141,16 +141,16 @@ class World:
 
     # -- what happens --
 
-    def receive(self, number: int, *, content: int = 0) -> AddOutcome:
+    def receive(self, number: int, *, content: int = 0, series: int = 1) -> AddOutcome:
         """A slice; another content than 0 is another content."""
-        uid = f"{self.study}.1.{number}"
-        digest = f"{content:02x}{number:062x}"
+        uid = f"{self.study}.{series}.{number}"
+        digest = f"{content:02x}{series:02x}{number:060x}"
         return instances.add(
             self.index,
             Instance(
                 sop_instance_uid=uid,
                 sop_class_uid=CT,
-                series_instance_uid=f"{self.study}.1",
+                series_instance_uid=f"{self.study}.{series}",
                 study_instance_uid=self.study,
                 transfer_syntax_uid=str(ExplicitVRLittleEndian),
                 archive_key=f"k/{digest}",
@@ -159,15 +159,15 @@ class World:
                 calling_ae="CT1",
                 called_ae="OSTEONODE",
                 received_at=utcnow(),
-                header=self.header(content),
+                header=self.header(content, series),
             ),
         )
 
-    def header(self, content: int) -> Header:
+    def header(self, content: int, series: int = 1) -> Header:
         return {
             "SOPClassUID": (CT,),
             "StudyInstanceUID": (self.study,),
-            "SeriesInstanceUID": (f"{self.study}.1",),
+            "SeriesInstanceUID": (f"{self.study}.{series}",),
             "Modality": ("CT",),
             "PatientID": ("P1",),
             "SliceThickness": (float(content),),
@@ -467,6 +467,27 @@ def test_two_rules_on_one_series_replace_their_own_results_only(world: World) ->
         rule: one.workitem_uid for rule, one in before.items()
     }
     assert len(world.shown()) == 4
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_series_that_is_preferred_and_came_later_replaces_the_result(
+    world: World, each: bool
+) -> None:
+    rules.edit(world.index, replace(rules.get(world.index, "r"), each=each), actor="test")
+    world.slice()
+    world.slice()
+    world.settle()
+    (first,) = workitems.list_workitems(world.index)
+    for number in (1, 2, 3):
+        world.receive(number, series=2)
+    world.settle()
+    (second,) = (
+        one
+        for one in workitems.list_workitems(world.index)
+        if one.workitem_uid != first.workitem_uid
+    )
+    assert second.predecessor == (None if each else first.workitem_uid)
+    assert len(world.shown()) == (4 if each else 2)
 
 
 def test_what_was_replaced_is_neither_run_nor_sent_again(world: World) -> None:
