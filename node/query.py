@@ -268,7 +268,9 @@ def _follow(
 def _status(status: Dataset, destination: Destination, what: str) -> int:
     code = status.get("Status")
     if code is None:
-        raise DeliveryError(f"{who(destination)} ended the association during {what}.")
+        raise DeliveryError(
+            f"{who(destination)} ended the association during {what}, or did not answer in time."
+        )
     return int(code)
 
 

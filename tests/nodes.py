@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.index import Index, destinations, open_index, rules, workitems
-from storage.model import Destination, Rule, Workitem, WorkitemState
+from storage.model import WAIT_S, Destination, Rule, Workitem, WorkitemState
 
 PIPELINES = Path(__file__).parent / "pipelines"
 
@@ -145,6 +145,7 @@ class Node:
         called_ae: str = "PACS",
         profile: str = "generic",
         report_refusals: bool = False,
+        wait_s: int = WAIT_S,
     ) -> None:
         """A destination on `port`, and a rule that sends what is made of every CT there."""
         with self.index() as index:
@@ -163,6 +164,7 @@ class Node:
                     where=("Modality = CT",),
                     destinations=(name,),
                     report_refusals=report_refusals,
+                    wait_s=wait_s,
                     each=True,
                 ),
                 actor="test",

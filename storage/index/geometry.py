@@ -18,6 +18,8 @@ _SAME_SLICE_MM = 0.01
 _SAME_DIRECTION = 0.01
 #: Share of the step by which a slice may miss its place on a regular grid; the pipelines' door allows the same.
 _PLACE_TOLERANCE = 0.1
+#: Millimetres by which headers that say tenths miss a place.
+_ROUNDING_MM = 0.06
 #: Share of a step by which a gap may differ from a whole number of steps before places are counted.
 _GAP_TOLERANCE = 0.25
 
@@ -106,7 +108,9 @@ def _count_missing(slices: Sequence[float], gaps: Sequence[float]) -> int | None
         off = [at - slices[0] - n * exact for n, at in zip(places, slices, strict=True)]
         missing = places[-1] + 1 - len(slices)
         # On a grid fine enough every slice has a place: one that is mostly empty is none.
-        if max(map(abs, off)) <= _PLACE_TOLERANCE * exact and missing <= len(slices):
+        is_near = max(map(abs, off)) <= _PLACE_TOLERANCE * exact
+        is_rounded = max(off) - min(off) <= 2 * _ROUNDING_MM
+        if (is_near or is_rounded) and missing <= len(slices):
             return missing
     return None
 

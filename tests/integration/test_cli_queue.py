@@ -145,14 +145,14 @@ def test_pages_of_studies_and_of_the_log(run: Run, index: Index) -> None:
 def test_a_rule_has_a_window(run: Run, index: Index) -> None:
     peer = Destination(name="PACS", host="h", port=1, called_ae="PACS")
     destinations.add(index, peer, actor="test")
-    add = ("rules", "add", "night", "--pipeline", "ct_skeleton", "--to", "PACS")
+    add = ("rules", "add", "night", "--pipeline", "ct_skeleton", "--to", "PACS", "--yes")
     where = ("--where", "Modality = CT")
     code, said = run(*add, *where, "--window", "at night")
     assert (code, "'night': 'at night' is no time window" in said) == (2, True)
     assert run(*add, *where, "--window", "20:00-06:00, stat")[0] == 0
     assert rules.get(index, "night").window == "20:00-06:00, stat"
     assert "window = '20:00-06:00, stat'" in run("rules", "export")[1]
-    assert run("rules", "edit", "night", "--window", "none")[0] == 0
+    assert run("rules", "edit", "night", "--window", "none", "--yes")[0] == 0
     assert [one.rule and one.rule.window for one in rules.history(index, "night")] == [
         "20:00-06:00, stat",
         "",

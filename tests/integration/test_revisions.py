@@ -240,7 +240,7 @@ def test_a_refusal_is_replaced_by_the_result_and_replaces_none(
 ) -> None:
     """A gap is refused; the missing slice comes, the refusal is taken back; then one comes that is too many."""
     node.start()
-    node.route_to(pacs.port, profile="iocm", report_refusals=True)
+    node.route_to(pacs.port, profile="iocm", report_refusals=True, wait_s=0)
     datasets = make_series(geometry=SIX)
     store(node, [*datasets[:3], *datasets[4:]], tmp_path / "gap")
     pacs.wait_for(1)
