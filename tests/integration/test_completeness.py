@@ -55,7 +55,7 @@ class Sender:
 
     def associate(self) -> Association:
         ae = AE(self.calling_ae)
-        ae.acse_timeout = ae.dimse_timeout = 30
+        ae.acse_timeout = ae.dimse_timeout = 120
         contexts = [build_context(CT, EXPLICIT)]
         assoc = ae.associate("127.0.0.1", self.port, contexts=contexts, ae_title="OSTEONODE")
         assert assoc.is_established
