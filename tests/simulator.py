@@ -6,8 +6,8 @@
         sender.wait_until_settled()
         stage.account_of(sender.uids[0])
 
-None of the node's code sends here: associations are pynetdicom's, the PACS is `peer.Pacs`. Time is compressed by
-settings alone: a study is quiet after `QUIET_S` (60 s by default), or after `RELEASED_S` (5 s) where it is plainly
+What is sent is sent by pynetdicom, with its loop mended (`node.pausing`); the PACS is `peer.Pacs`. Time is compressed
+by settings alone: a study is quiet after `QUIET_S` (60 s by default), or after `RELEASED_S` (5 s) where it is plainly
 whole; "an hour later" is after everything that followed from what came before has happened.
 """
 
@@ -30,6 +30,7 @@ from pydicom.uid import PositronEmissionTomographyImageStorage
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
+from node.pausing import pause_safely
 from storage.index import (
     Index,
     conflicts,
@@ -282,6 +283,7 @@ class Sender:
             "127.0.0.1", self.stage.node.port, contexts=contexts, ae_title="OSTEONODE"
         )
         assert assoc.is_established
+        pause_safely(assoc)
         return assoc
 
     def store(self, assoc: Association, ds: Dataset) -> None:
