@@ -5,8 +5,8 @@
     least SliceThickness                the smallest first
 
 A wish counts only among series that are equal in all wishes before it. After a rule's own come `DEFAULT_WISHES`, then
-the series received first, then the smaller UID: of the same series always the same one wins. Series without a value
-come last, and of several values (VM) the one that suits a wish best counts.
+the smaller UID: of the same series always the same one wins, in whatever order they came. Series without a value come
+last, and of several values (VM) the one that suits a wish best counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from math import inf, isnan
 from typing import TypeAlias
@@ -40,6 +39,8 @@ DEFAULT_WISHES = (
     "ImageType = PRIMARY",
     "most slices",
     "least SliceThickness",
+    # Of equals the one acquired or reconstructed first, as scanners number them; not the one received first.
+    "least SeriesNumber",
 )
 _EXTREME = re.compile(r"^\s*(most|least)\s+([A-Za-z_][A-Za-z0-9_]*)\s*$")
 #: Facts that are text.
@@ -52,7 +53,7 @@ _NUMERIC_VR = frozenset(
 _UID_SHOWN = 12
 
 #: What series are sorted by.
-Key: TypeAlias = tuple[tuple[float, ...], datetime, str]
+Key: TypeAlias = tuple[tuple[float, ...], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ class Preference:
     def key(self, series: Series) -> Key:
         """What to sort by, the best first."""
         ranks = tuple(wish.rank(series) for wish in self._wishes)
-        return ranks, series.first_received_at, series.series_instance_uid
+        return ranks, series.series_instance_uid
 
     def best(self, series: Sequence[Series]) -> Series:
         """The one that wins."""
@@ -165,19 +166,11 @@ class Preference:
                 clause, mine, theirs = f"prefer {wish}", wish.show(series), wish.show(other)
                 break
         else:
-            if series.first_received_at != other.first_received_at:
-                clause = "prefer the first received"
-                mine, theirs = _clock(series), _clock(other)
-            else:
-                clause = "prefer the smaller UID"
-                mine, theirs = _end_of(series), "that UID"
+            clause = "prefer the smaller UID"
+            mine, theirs = _end_of(series), "that UID"
         seen = f"{mine}; series {_end_of(other)} has {theirs}"
         return ClauseVerdict(clause=clause, seen=seen, holds=wins)
 
 
 def _end_of(series: Series) -> str:
     return f"…{series.series_instance_uid[-_UID_SHOWN:]}"
-
-
-def _clock(series: Series) -> str:
-    return series.first_received_at.strftime("%Y-%m-%d %H:%M:%S.%f UTC")

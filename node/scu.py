@@ -29,6 +29,7 @@ from pynetdicom.presentation import PresentationContext
 
 from node.errors import DeliveryError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.pausing import pause_safely
 from storage.model import Destination
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -290,6 +291,7 @@ def associate(  # noqa: PLR0913 - what an association is made of
         raise DeliveryError(
             f"{who(destination)} {_why_not(assoc, is_connected=connected.is_set())}."
         )
+    pause_safely(assoc)
     try:
         yield assoc
     finally:

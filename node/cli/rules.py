@@ -147,7 +147,7 @@ def add(
     `orientations`, `frames_of_reference`, `slice_gap_mm`, `slice_gap_irregular_mm`.
 
     Of several series of a study that fit, one runs: the first by `--prefer`, then by ImageType (ORIGINAL, PRIMARY),
-    most slices, thinnest, first received. `--each` runs on all of them.
+    most slices, thinnest, smallest Series Number. `--each` runs on all of them.
 
     A pipeline may take several inputs (`osteonode pipelines show NAME`), as SPECT and CT. They are looked for in one
     study, one series for each. A study waits `--wait` (30m when not

@@ -28,7 +28,17 @@ from pydicom.uid import (
 )
 
 from node.errors import DeliveryError
-from node.scu import Outcome, SendItem, SendStatus, echo, read_item, send, send_paths
+from node.scu import (
+    Outcome,
+    SendItem,
+    SendStatus,
+    associate,
+    echo,
+    presentation_contexts,
+    read_item,
+    send,
+    send_paths,
+)
 from storage.model import Destination
 
 EXPLICIT_AND_IMPLICIT = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
@@ -317,3 +327,27 @@ def test_dcmtk_receives(storescp: tuple[Destination, Path], series: list[Path]) 
     assert [s.status for s in statuses] == [0x0000] * 4
     received = {str(ds.SOPInstanceUID): ds for ds in map(dcmread, folder.iterdir())}
     assert received == {path.stem: dcmread(path) for path in series}
+
+
+def test_an_answer_is_not_taken_for_a_request(pacs: Pacs, tmp_path: Path) -> None:
+    """On a busy machine every thread of pynetdicom may be stopped anywhere: here, both at the worst place."""
+    path = save(make_instance(), tmp_path)
+    contexts = presentation_contexts([read_item(path)])
+    with associate(pacs.destination, contexts, calling_ae="OSTEONODE", timeout_s=3.0) as assoc:
+        passes, takes = assoc._reactor_checkpoint.wait, assoc.dimse.get_msg
+
+        def passes_late(timeout: float | None = None) -> bool:
+            passed = passes(timeout)
+            time.sleep(0.3)
+            return passed
+
+        def takes_late(block: bool = False) -> object:
+            if block:
+                time.sleep(0.6)
+            return takes(block)
+
+        assoc._reactor_checkpoint.wait = passes_late  # type: ignore[method-assign]
+        assoc.dimse.get_msg = takes_late  # type: ignore[assignment,method-assign]
+        time.sleep(0.5)
+        for _ in range(2):
+            assert assoc.send_c_store(path).get("Status") == 0x0000

@@ -86,10 +86,17 @@ def test_who_has_no_value_comes_last_either_way() -> None:
     )
 
 
-def test_of_equals_the_first_received_wins_and_then_the_smaller_uid() -> None:
-    assert decided(series("a", at=5), series("b", at=4))[0] == "prefer the first received"
+def test_of_equals_the_smaller_series_number_wins_and_then_the_smaller_uid() -> None:
+    first, second = series("b", SeriesNumber=(3,)), series("a", SeriesNumber=(4,))
+    assert decided(second, first) == ("prefer least SeriesNumber", "4; series …b has 3")
     assert decided(series("b"), series("a"))[0] == "prefer the smaller UID"
-    assert best(series("b"), series("a"), series("c", at=-1)) == "c"
+    assert best(series("b"), series("a"), series("c", SeriesNumber=(1,))) == "c"
+
+
+def test_when_a_series_came_decides_nothing() -> None:
+    """A study that comes in another order ends with the same result."""
+    assert best(series("a", at=5), series("b", at=4)) == "a"
+    assert best(series("a", at=4), series("b", at=5)) == "a"
 
 
 def test_frames_are_slices_where_positions_are_not_known() -> None:

@@ -87,6 +87,7 @@ def test_only_attributes_that_decide_are_read() -> None:
     assert set(keywords_of([read_rule(rule, BONES)])) == {
         "StationName",
         "ImageOrientationPatient",
+        "SeriesNumber",
         "FrameOfReferenceUID",
         "ImageType",
         "SliceThickness",

@@ -138,11 +138,13 @@ def test_most_slices_win_and_the_loser_says_to_whom() -> None:
     assert (won.clause, won.seen) == ("prefer most slices", "240; series …thick has 60")
 
 
-def test_of_as_many_slices_the_first_received_wins() -> None:
-    found = chosen([SPECT, series("a", at=5), series("b", at=4)])
+def test_of_as_many_slices_the_smaller_series_number_wins() -> None:
+    found = chosen(
+        [SPECT, series("a", at=4, SeriesNumber=4), series("b", at=5, SeriesNumber=3)]
+    )
     assert inputs(found) == [{"spect": "nm", "ct": "b"}]
     assert (
-        "prefer the first received (seen: 2026-03-01 12:00:05" in decisions(found)["ct", "a"].reason
+        "prefer least SeriesNumber (seen: 4; series …b has 3)" in decisions(found)["ct", "a"].reason
     )
 
 
