@@ -325,5 +325,5 @@ class Life:
             str(ds.SOPInstanceUID) for ds in hospital_study()
         }
         assert len(beside) <= self.outcomes[AddOutcome.CONFLICT]
-        for key in {one.archive_key for one in (*held, *beside)}:
+        for key in [one.archive_key for one in held] + [one.archive_key for one in beside]:
             assert archive.exists(key)
