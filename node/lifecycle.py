@@ -142,6 +142,7 @@ def _evaluate_study(parts: Parts, study: Study, seen: Look, now: datetime) -> da
         series=seen.series,
         verdict=seen.verdict,
         forced_at=study.forced_at,
+        once={one.rule.name for one in selections if not one.rule.each},
     )
     log.info(
         "study_evaluated",

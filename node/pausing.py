@@ -22,24 +22,38 @@ class Checkpoint(threading.Event):
     def __init__(self, loop: threading.Thread) -> None:
         super().__init__()
         self._loop = loop
-        self._stopped = threading.Event()
-        self.set()
+        self._changed = threading.Condition()
+        self._is_open, self._is_stopped = True, False
+
+    def is_set(self) -> bool:
+        """Whether the loop may pass."""
+        return self._is_open
 
     def wait(self, timeout: float | None = None) -> bool:
         """Pass, or stop until `set`."""
-        if not self.is_set():
-            self._stopped.set()
-        try:
-            return super().wait(timeout)
-        finally:
-            self._stopped.clear()
+        with self._changed:
+            while not self._is_open:
+                self._is_stopped = True
+                self._changed.notify_all()
+                if not self._changed.wait(timeout):
+                    break
+            # Under the lock: who closes it from now on sees a loop that is on its way.
+            self._is_stopped = False
+            return self._is_open
+
+    def set(self) -> None:
+        """Let the loop pass."""
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
 
     def clear(self) -> None:
         """Close it, and see the loop stop."""
-        super().clear()
-        if threading.current_thread() is not self._loop:
-            while not self._stopped.wait(_LOOK_S) and self._loop.is_alive():
-                pass
+        with self._changed:
+            self._is_open = False
+            if threading.current_thread() is not self._loop:
+                while not self._is_stopped and self._loop.is_alive():
+                    self._changed.wait(_LOOK_S)
 
 
 def pause_safely(assoc: Association) -> None:

@@ -121,7 +121,8 @@ def _keep(
                 study_instance_uid=parsed.study_instance_uid,
                 transfer_syntax_uid=received.transfer_syntax_uid,
                 archive_key=key,
-                size=len(meta) + len(received.data),
+                # As it lies there: this content may be held already, with another sender in its meta information.
+                size=archive.size(key),
                 digest=received.digest,
                 calling_ae=received.calling_ae,
                 called_ae=received.called_ae,

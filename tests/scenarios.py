@@ -123,6 +123,13 @@ def send_series_in_random_order(sender: Sender) -> None:
     sender.send(everything)
 
 
+def send_a_better_series_later(sender: Sender) -> None:
+    """Thick CT; the thin one comes after the result of the thick"""
+    sender.send(sender.ct(series=3, geometry=Geometry(slices=5, slice_spacing=6.0)))
+    sender.wait_until_settled()
+    sender.send(sender.ct())
+
+
 def abort_in_the_middle(sender: Sender) -> None:
     """The association is aborted after 4 slices; all come in another"""
     sender.send(sender.ct(1, 2, 3, 4), is_aborted=True)
@@ -236,6 +243,7 @@ SCENARIOS = (
     Scenario(play=send_the_localizer_before),
     Scenario(play=split_over_two_days),
     Scenario(play=send_a_late_slice),
+    Scenario(play=send_a_better_series_later),
     Scenario(play=send_our_own_back),
     Scenario(play=send_our_own_back_coerced),
     Scenario(play=leave_a_gap),

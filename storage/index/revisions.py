@@ -7,14 +7,15 @@
     failed      the old result still counts: it was right about what had come until then
 
 Two workitems are at the same place when they are of one study and one pipeline, and the first role that both have is
-played by the same series; or when they are of one rule, which takes one series of those that fit. Two rules may run one
-pipeline twice at one place, with different parameters: neither replaces the other while both rules want their run. What
-a worklist ordered is replaced by nothing: the step ends with its own result.
+played by the same series. Two rules may run one pipeline twice at one place, with different parameters: neither
+replaces the other while both rules want their run. A rule that runs on one series of a study alone has one place there:
+when a better series comes, its run replaces that on the other. What a worklist ordered is replaced by nothing: the step
+ends with its own result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -49,17 +50,48 @@ class Lineage:
     replaced: tuple[Evidence, ...]
 
 
-def schedule(connection: Connection, planned: Sequence[Workitem], now: datetime) -> int:
+def schedule(
+    connection: Connection,
+    planned: Sequence[Workitem],
+    now: datetime,
+    *,
+    outdone: Mapping[str, Collection[str]],
+) -> int:
     """Schedule what an evaluation plans, within its transaction, in place of what it planned before.
 
     A workitem whose UID is known is left as it is, unless it was cancelled for another that is not wanted any more.
+
+    Parameters
+    ----------
+    outdone
+        UID of a planned workitem -> those that it replaces wherever they are: `planned_by`.
 
     Returns
     -------
     int
         How many will run that would not have.
     """
-    return sum(_schedule(connection, workitem, planned, now) for workitem in planned)
+    return sum(
+        _schedule(connection, workitem, planned, outdone.get(workitem.workitem_uid, ()), now)
+        for workitem in planned
+    )
+
+
+def planned_by(
+    connection: Connection, study_instance_uid: str, rules: Collection[str]
+) -> dict[str, set[str]]:
+    """Rule -> UIDs of the workitems that evaluations of a study planned for it so far."""
+    table = tables.decisions
+    rows = connection.execute(
+        select(table.c.rule, table.c.workitem_uid)
+        .where(table.c.study_instance_uid == study_instance_uid)
+        .where(table.c.rule.in_(rules), table.c.workitem_uid.is_not(None))
+        .distinct()
+    )
+    found: dict[str, set[str]] = {}
+    for rule, uid in rows:
+        found.setdefault(rule, set()).add(uid)
+    return found
 
 
 def replacing(index: Index, workitem_uid: str) -> str | None:
@@ -150,9 +182,13 @@ def supersede(connection: Connection, workitem: Workitem, now: datetime) -> None
 
 
 def _schedule(
-    connection: Connection, workitem: Workitem, planned: Sequence[Workitem], now: datetime
+    connection: Connection,
+    workitem: Workitem,
+    planned: Sequence[Workitem],
+    outdone: Collection[str],
+    now: datetime,
 ) -> bool:
-    earlier = _earlier(connection, workitem, planned)
+    earlier = _earlier(connection, workitem, planned, outdone)
     for one in earlier:
         _cancel(connection, one, workitem, now)
     # Read again: one that was IN PROGRESS may have ended while its row was waited for.
@@ -177,9 +213,12 @@ def _schedule(
 
 
 def _earlier(
-    connection: Connection, workitem: Workitem, planned: Sequence[Workitem]
+    connection: Connection,
+    workitem: Workitem,
+    planned: Sequence[Workitem],
+    outdone: Collection[str],
 ) -> list[Workitem]:
-    """Workitems at the same place that are wanted no more."""
+    """Workitems at the same place, or outdone, that are wanted no more."""
     wanted = [one.workitem_uid for one in planned]
     others = {
         one.rule
@@ -193,22 +232,14 @@ def _earlier(
         _table.c.workitem_uid.not_in(wanted),
     )
     ordered = _ordered(connection, workitem.study_instance_uid)
-    takes_one = _takes_one(connection, workitem.rule)
     return [
         one
         for one in found
         if one.workitem_uid not in ordered
         and (
-            (is_same_place(one, workitem) and one.rule not in others)
-            or (takes_one and one.rule == workitem.rule)
+            one.workitem_uid in outdone or (is_same_place(one, workitem) and one.rule not in others)
         )
     ]
-
-
-def _takes_one(connection: Connection, rule: str) -> bool:
-    """Whether a rule takes one series of those that fit."""
-    each = select(tables.rules.c.each).where(tables.rules.c.name == rule)
-    return connection.scalar(each) is False
 
 
 def _ordered(connection: Connection, study_instance_uid: str) -> frozenset[str]:

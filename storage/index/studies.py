@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from storage.errors import NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.facts import keep_facts, read_series
-from storage.index.revisions import schedule
+from storage.index.revisions import planned_by, schedule
 from storage.index.study_rows import study_values, verdict_to_row
 from storage.index.values import select_like
 from storage.model import (
@@ -145,6 +145,7 @@ def record_evaluation(  # noqa: PLR0913 - one transition
     series: Sequence[Series] = (),
     verdict: Verdict | None = None,
     forced_at: datetime | None = None,
+    once: Collection[str] = (),
 ) -> None:
     """Keep what an evaluation decided, and schedule its workitems.
 
@@ -164,6 +165,8 @@ def record_evaluation(  # noqa: PLR0913 - one transition
         Whether it was whole; None leaves what was found before.
     forced_at
         As the study had it when it was read: of one that was released, or held, since then nothing is recorded.
+    once
+        Names of rules that run on one series of a study alone: what they plan replaces what they planned on others.
 
     Raises
     ------
@@ -194,13 +197,19 @@ def record_evaluation(  # noqa: PLR0913 - one transition
             _require(connection, study_instance_uid)
             return
         table = tables.decisions
+        keep_facts(connection, series)
+        before = planned_by(connection, study_instance_uid, once)
+        outdone: dict[str, set[str]] = {}
+        for one in decisions:
+            if one.workitem_uid is not None:
+                outdone.setdefault(one.workitem_uid, set()).update(before.get(one.rule, ()))
+        scheduled = schedule(connection, workitems, now, outdone=outdone)
+        # Not earlier: what they planned is asked for.
         connection.execute(
             delete(table)
             .where(table.c.study_instance_uid == study_instance_uid)
             .where(table.c.revision == revision)
         )
-        keep_facts(connection, series)
-        scheduled = schedule(connection, workitems, now)
         if decisions:
             connection.execute(
                 insert(table),

@@ -45,7 +45,7 @@ def test_every_instance_that_was_answered_for_is_accounted_for(
         assert came["conflict"] == account.beside
         assert came["refused"] == 0
         for one in instances.of_uids(played.stage.index, sorted(account.held)):
-            assert archive.exists(one.archive_key)
+            assert archive.size(one.archive_key) == one.size
 
 
 @each
@@ -160,6 +160,7 @@ def test_other_bytes_are_kept_beside_and_are_no_news(played: Played) -> None:
     [
         (scenarios.split_over_two_days, [{"ct": 5}, {"ct": 10}]),
         (scenarios.send_a_late_slice, [{"ct": 9}, {"ct": 10}]),
+        (scenarios.send_a_better_series_later, [{"ct": 5}, {"ct": 10}]),
         (scenarios.send_the_partner_much_later, [{"pet": 10}, {"pet": 10, "ct": 10}]),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
