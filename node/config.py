@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     ValidationError,
     field_validator,
     model_validator,
@@ -37,6 +38,19 @@ AETitle = Annotated[str, Field(pattern=r"^[!-\[\]-~][ -\[\]-~]{0,15}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 DestinationName = Annotated[str, Field(min_length=1)]
 UID = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))*$", max_length=64)]
+
+
+#: What a calling AE may ask for: C-ECHO, C-STORE, queries (PS3.4 C), storage commitment (PS3.4 J).
+Right = Literal["echo", "store", "query", "commit"]
+
+
+#: How `[receive] callers` are written.
+CALLERS_EXAMPLE = """\
+# [receive.callers.CT_ONE]
+# networks = ["10.1.2.0/24"]      # addresses it may come from; empty: any
+# may = ["echo", "store"]         # what it may ask for: echo, store, query, commit; all where it is left out
+# certificate = "ct1.example.org" # a name that its TLS certificate must have; empty: any that is accepted
+"""
 
 
 #: How `[pipelines] settings` are written.
@@ -137,18 +151,62 @@ class NodeSection(_Section):
             raise ValueError("there is no such time zone; write it as Europe/Berlin") from error
 
 
+class CallerSetting(_Section):
+    """One AE title that may call, and what it may do."""
+
+    networks: tuple[IPvAnyNetwork, ...] = Field((), description="Addresses it may come from.")
+    may: tuple[Right, ...] = Field(
+        ("echo", "store", "query", "commit"), description="What it may ask for."
+    )
+    certificate: str = Field("", description="A name that its TLS certificate must have.")
+
+
 class ReceiveSection(_Section):
     """What comes in."""
 
     check_called_ae: bool = Field(
         True, description="Reject associations that do not call us by our AE title."
     )
-    calling_ae: tuple[AETitle, ...] = Field((), description="AE titles that may send; empty: any.")
+    calling_ae: tuple[AETitle, ...] = Field(
+        (),
+        description="AE titles that may send, from anywhere; where there are none here and none below: any.",
+    )
+    callers: Mapping[AETitle, CallerSetting] = Field(
+        {},
+        description="AE titles that may call, each with its addresses and rights, as [receive.callers.AE_TITLE].",
+    )
+    networks: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description='Networks that may connect at all, as ["10.1.0.0/16"]; empty: any. Others are closed unheard.',
+    )
     private_sop_classes: tuple[UID, ...] = Field(
         (), description="Private SOP Class UIDs to accept besides all standard storage classes."
     )
     max_associations: int = Field(
         64, ge=1, description="Associations at once; one more is rejected for now."
+    )
+    max_associations_per_address: int = Field(
+        0, ge=0, description="The same for each address; 0: no limit of its own."
+    )
+    max_rate: float = Field(
+        50.0,
+        ge=0,
+        description="Associations a second that one address may ask for, on average over 10 s; more are rejected for "
+        "now; 0: any number.",
+    )
+    max_waiting: int = Field(
+        256,
+        ge=2,
+        description="Connections at once that have not asked for an association yet, half of them from one address; "
+        "more are closed.",
+    )
+    request_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds within which a connection must have asked for an association, TLS included.",
+    )
+    pdu_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds that a PDU may take from its first byte to its last."
     )
     max_pdu: int = Field(
         262144,
@@ -158,6 +216,47 @@ class ReceiveSection(_Section):
     idle_timeout_s: float = Field(
         60.0, gt=0, description="Seconds without a message after which an association is aborted."
     )
+
+
+class TlsSection(_Section):
+    """DICOM over TLS 1.2 and 1.3 (PS3.15 B.12, BCP 195). Files are PEM, read again when they change."""
+
+    certificate: str = Field(
+        "",
+        description="Our certificate, with those between it and its authority; empty: no TLS listener.",
+    )
+    key: str = Field("", description="Its private key.")
+    key_password_file: str = Field(
+        "", description="File with the password of the key, where it is encrypted."
+    )
+    authorities: str = Field(
+        "",
+        description="Certificates of the authorities that sign those of peers; empty: the system's, for destinations.",
+    )
+    mutual: bool = Field(
+        True, description="Accept only peers that show a certificate of these authorities."
+    )
+    port: int = Field(
+        2762, ge=0, le=65535, description="Port of the TLS listener; 0: none (destinations only)."
+    )
+    only: bool = Field(False, description="Do not listen on node.port, without TLS, at all.")
+
+    @property
+    def listens(self) -> bool:
+        """Whether there is a TLS listener."""
+        return bool(self.certificate and self.port)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("give certificate and key, or neither")
+        if self.listens and self.mutual and not self.authorities:
+            raise ValueError(
+                "mutual needs authorities: whose certificates are accepted; or set mutual = false"
+            )
+        if self.only and not self.listens:
+            raise ValueError("only needs certificate, key and port: else nothing could come in")
+        return self
 
 
 class StorageSection(_Section):
@@ -351,6 +450,7 @@ class Config(_Section):
 
     node: NodeSection = NodeSection()
     receive: ReceiveSection = ReceiveSection()
+    tls: TlsSection = TlsSection()
     storage: StorageSection = StorageSection()
     routing: RoutingSection = RoutingSection()
     pipelines: PipelinesSection = PipelinesSection()
@@ -425,6 +525,7 @@ def example() -> str:
 
 
 _TABLES = {
+    "callers": CALLERS_EXAMPLE,
     "settings": SETTINGS_EXAMPLE,
     "profiles": PROFILES_EXAMPLE,
     "worklists": WORKLISTS_EXAMPLE,
@@ -466,7 +567,12 @@ def _anchored(config: Config, folder: Path) -> Config:
     ups = UpsSection(
         worklists={name: _worklist_at(one, folder) for name, one in config.ups.worklists.items()}
     )
-    return config.model_copy(update={"node": node, "pipelines": pipelines, "ups": ups})
+    files = ("certificate", "key", "key_password_file", "authorities")
+    named = {name: getattr(config.tls, name) for name in files}
+    tls = config.tls.model_copy(
+        update={name: str(folder / path) for name, path in named.items() if path}
+    )
+    return config.model_copy(update={"node": node, "tls": tls, "pipelines": pipelines, "ups": ups})
 
 
 def _worklist_at(worklist: WorklistSetting, folder: Path) -> WorklistSetting:

@@ -31,6 +31,7 @@ from node.lifecycle import Parts
 from node.priors import seek
 from node.scp import Scp
 from node.scu import send
+from node.tls import Dialer
 from node.ups import UpsClient
 from node.worklist_search import Worklist
 from node.worklists import attend
@@ -140,7 +141,10 @@ class Service:
             perform=self._compute.perform,
             cancel=self._compute.cancel,
             send=partial(
-                send, calling_ae=config.node.ae_title, timeout_s=config.delivery.timeout_s
+                send,
+                calling_ae=config.node.ae_title,
+                timeout_s=config.delivery.timeout_s,
+                dialer=Dialer(config.tls),
             ),
         )
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")

@@ -8,6 +8,9 @@ import typer
 
 from node.cli.common import AsJson, read_config
 from node.cli.output import show_json
+from node.config import TlsSection
+from node.errors import ConfigError
+from storage.model import utcnow
 
 app = typer.Typer(name="config", help="What is set.", no_args_is_help=True)
 
@@ -27,11 +30,27 @@ def check(ctx: typer.Context) -> None:
     for error in registry.errors:
         raise error
     print(f"AE title   {config.node.ae_title}, {config.node.host}:{config.node.port}")
+    if config.tls.listens:
+        _check_tls(config.tls)
     print(f"data       {config.node.data.absolute()}")
     print(f"database   {_without_password(config.database_url)}")
     print(f"archive    {config.archive_url}")
     print(f"pipelines  {', '.join(sorted(registry.entries)) or 'none'}")
     print("The configuration is good.")
+
+
+def _check_tls(section: TlsSection) -> None:
+    """Read what connections are secured with, as the node would."""
+    from node import tls
+
+    tls.acceptor(section).current()
+    ends = tls.expires(section.certificate)
+    print(f"TLS        port {section.port}, certificate valid until {ends:%Y-%m-%d %H:%M} UTC")
+    if ends < utcnow():
+        raise ConfigError(
+            f"tls.certificate: {section.certificate} has expired: nobody will accept it; put a new one in its place "
+            "(the running node reads it by itself)."
+        )
 
 
 @app.command()
