@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -19,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     IPvAnyNetwork,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -266,6 +269,13 @@ class StorageSection(_Section):
         "",
         description="SQLAlchemy URL; empty: SQLite in the data folder. PostgreSQL: postgresql+psycopg://user@host/name.",
     )
+    database_password: SecretStr = Field(
+        SecretStr(""),
+        description="Its password, where the URL has none; best from the environment (this name, or PGPASSWORD).",
+    )
+    database_password_file: str = Field(
+        "", description="File with that password; before database_password."
+    )
     archive: str = Field(
         "", description="fsspec URL or folder of the archive; empty: archive in the data folder."
     )
@@ -461,8 +471,22 @@ class Config(_Section):
 
     @property
     def database_url(self) -> str:
-        """The index's URL; SQLite in the data folder unless set."""
-        return self.storage.database or f"sqlite:///{self.node.data.absolute() / 'index.sqlite'}"
+        """The index's URL; SQLite in the data folder unless set.
+
+        Raises
+        ------
+        ConfigError
+            When the file with its password cannot be read.
+        """
+        url = self.storage.database
+        if not url:
+            return f"sqlite:///{self.node.data.absolute() / 'index.sqlite'}"
+        password = read_secret(
+            "storage.database_password_file", self.storage.database_password_file
+        ) or (self.storage.database_password.get_secret_value())
+        if not password or not url.startswith("postgresql"):
+            return url
+        return f"{url}{'&' if '?' in url else '?'}password={quote(password, safe='')}"
 
     @property
     def archive_url(self) -> str:
@@ -478,6 +502,39 @@ class Config(_Section):
     def scratch(self) -> Path:
         """Temporary files of workers."""
         return self.node.data.absolute() / "scratch"
+
+
+def read_secret(setting: str, file: str) -> str:
+    """The content of a file that a setting names, without the end of its line; nothing where none is named.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\r\n") if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{setting}: {file} cannot be read: {error}") from error
+
+
+def withhold_secrets(environment: MutableMapping[str, str]) -> None:
+    """Take out what has been read: no process that is started from here on inherits it."""
+    for name in list(environment):
+        if name == "PGPASSWORD" or (name.startswith(ENVIRONMENT_PREFIX) and "__" in name):
+            del environment[name]
+
+
+def without_passwords(value: Any) -> Any:
+    """Settings that may be shown: in every URL, a password reaches to the `@`, whatever it holds, or is an option."""
+    if isinstance(value, dict):
+        return {key: without_passwords(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_passwords(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    shown = re.sub(r"(://[^:@/]*):[^@]*@", r"\1:***@", value)
+    return re.sub(r"([?&](?:ssl)?(?:password|secret|token)=)[^&]*", r"\1***", shown)
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Config:
@@ -497,10 +554,15 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
             raw = tomllib.loads(source.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{source}: {error}") from error
-    for keys, value in _from_environment(os.environ if environment is None else environment):
+    given = os.environ if environment is None else environment
+    for keys, value in _from_environment(given):
         section = raw.setdefault(keys[0], {})
         if isinstance(section, dict):
             section[keys[1]] = value
+    if password := given.get("PGPASSWORD"):
+        storage = raw.setdefault("storage", {})
+        if isinstance(storage, dict):
+            storage.setdefault("database_password", password)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -572,7 +634,12 @@ def _anchored(config: Config, folder: Path) -> Config:
     tls = config.tls.model_copy(
         update={name: str(folder / path) for name, path in named.items() if path}
     )
-    return config.model_copy(update={"node": node, "tls": tls, "pipelines": pipelines, "ups": ups})
+    update: dict[str, Any] = {"node": node, "tls": tls, "pipelines": pipelines, "ups": ups}
+    if file := config.storage.database_password_file:
+        update["storage"] = config.storage.model_copy(
+            update={"database_password_file": str(folder / file)}
+        )
+    return config.model_copy(update=update)
 
 
 def _worklist_at(worklist: WorklistSetting, folder: Path) -> WorklistSetting:
@@ -595,7 +662,7 @@ def _is_text(section: str, key: str) -> bool:
     if (field := Config.model_fields.get(section)) is None:
         return False
     setting = cast(type[BaseModel], field.annotation).model_fields.get(key)
-    return setting is not None and isinstance(setting.default, str | Path)
+    return setting is not None and isinstance(setting.default, str | Path | SecretStr)
 
 
 def _parse(value: str) -> Any:
@@ -607,6 +674,8 @@ def _parse(value: str) -> Any:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return '""'
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
@@ -622,6 +691,9 @@ def _explain(error: ValidationError) -> str:
             places.append(
                 f'{key}: takes a list, as ["..."] (of tables: a heading in [[...]]), not {item["input"]!r}'
             )
+        elif key.startswith("storage."):
+            # What is wrong may be, or hold, a password.
+            places.append(f"{key}: {item['msg']}")
         else:
-            places.append(f"{key}: {item['msg']}, not {item['input']!r}")
+            places.append(f"{key}: {item['msg']}, not {without_passwords(item['input'])!r}")
     return "; ".join(places)

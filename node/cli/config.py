@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import typer
 
 from node.cli.common import AsJson, read_config
 from node.cli.output import show_json
-from node.config import TlsSection
+from node.config import TlsSection, without_passwords
 from node.errors import ConfigError
 from storage.model import utcnow
 
@@ -33,8 +31,8 @@ def check(ctx: typer.Context) -> None:
     if config.tls.listens:
         _check_tls(config.tls)
     print(f"data       {config.node.data.absolute()}")
-    print(f"database   {_without_password(config.database_url)}")
-    print(f"archive    {config.archive_url}")
+    print(f"database   {without_passwords(config.database_url)}")
+    print(f"archive    {without_passwords(config.archive_url)}")
     print(f"pipelines  {', '.join(sorted(registry.entries)) or 'none'}")
     print("The configuration is good.")
 
@@ -59,8 +57,7 @@ def show(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: `osteonode config show`
     """
-    settings = read_config(ctx).model_dump(mode="json")
-    settings["storage"]["database"] = _without_password(settings["storage"]["database"])
+    settings = without_passwords(read_config(ctx).model_dump(mode="json"))
     if as_json:
         show_json(settings)
         return
@@ -68,9 +65,3 @@ def show(ctx: typer.Context, as_json: AsJson = False) -> None:
         print(f"[{section}]")
         for key, value in values.items():
             print(f"{key} = {value!r}")
-
-
-def _without_password(url: str) -> str:
-    """A database URL that may be shown; a password reaches to the `@`, whatever it holds, or is an option."""
-    shown = re.sub(r"(://[^:@/]*):[^@]*@", r"\1:***@", url)
-    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", shown)
