@@ -27,10 +27,11 @@ test: check peers ## Everything that can be checked: lint, types, tests with rea
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore $(VIEWER) $(PYTEST)
 	$(BIN)/pytest $(VIEWER) $(PYTEST) || [ $$? -eq 5 ]
 
-check: $(INSTALLED) ## Lint, format and types
+check: $(INSTALLED) ## Lint (ruff's S: bandit's rules), format, types, known vulnerabilities of dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@.ci/audit $(BIN)/pip-audit
 
 serve: $(INSTALLED) ## Run the node with config.toml, or with defaults where there is none
 	$(BIN)/osteonode serve

@@ -16,6 +16,7 @@ import structlog
 from node import query
 from node.config import Config
 from node.errors import DeliveryError
+from node.tls import Dialer
 from storage.errors import NotFound
 from storage.index import Index, destinations, wholeness
 from storage.index.wholeness import Question
@@ -65,6 +66,7 @@ def _ask(index: Index, config: Config, question: Question) -> Asked:
         question.study.study_instance_uid,
         calling_ae=config.node.ae_title,
         timeout_s=config.routing.ask_timeout_s,
+        dialer=Dialer(config.tls),
     )
 
 

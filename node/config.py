@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -37,6 +41,19 @@ AETitle = Annotated[str, Field(pattern=r"^[!-\[\]-~][ -\[\]-~]{0,15}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 DestinationName = Annotated[str, Field(min_length=1)]
 UID = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))*$", max_length=64)]
+
+
+#: What a calling AE may ask for: C-ECHO, C-STORE, queries (PS3.4 C), storage commitment (PS3.4 J).
+Right = Literal["echo", "store", "query", "commit"]
+
+
+#: How `[receive] callers` are written.
+CALLERS_EXAMPLE = """\
+# [receive.callers.CT_ONE]
+# networks = ["10.1.2.0/24"]      # addresses it may come from; empty: any
+# may = ["echo", "store"]         # what it may ask for: echo, store, query, commit; all where it is left out
+# certificate = "ct1.example.org" # a name that its TLS certificate must have; empty: any that is accepted
+"""
 
 
 #: How `[pipelines] settings` are written.
@@ -137,18 +154,62 @@ class NodeSection(_Section):
             raise ValueError("there is no such time zone; write it as Europe/Berlin") from error
 
 
+class CallerSetting(_Section):
+    """One AE title that may call, and what it may do."""
+
+    networks: tuple[IPvAnyNetwork, ...] = Field((), description="Addresses it may come from.")
+    may: tuple[Right, ...] = Field(
+        ("echo", "store", "query", "commit"), description="What it may ask for."
+    )
+    certificate: str = Field("", description="A name that its TLS certificate must have.")
+
+
 class ReceiveSection(_Section):
     """What comes in."""
 
     check_called_ae: bool = Field(
         True, description="Reject associations that do not call us by our AE title."
     )
-    calling_ae: tuple[AETitle, ...] = Field((), description="AE titles that may send; empty: any.")
+    calling_ae: tuple[AETitle, ...] = Field(
+        (),
+        description="AE titles that may send, from anywhere; where there are none here and none below: any.",
+    )
+    callers: Mapping[AETitle, CallerSetting] = Field(
+        {},
+        description="AE titles that may call, each with its addresses and rights, as [receive.callers.AE_TITLE].",
+    )
+    networks: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description='Networks that may connect at all, as ["10.1.0.0/16"]; empty: any. Others are closed unheard.',
+    )
     private_sop_classes: tuple[UID, ...] = Field(
         (), description="Private SOP Class UIDs to accept besides all standard storage classes."
     )
     max_associations: int = Field(
         64, ge=1, description="Associations at once; one more is rejected for now."
+    )
+    max_associations_per_address: int = Field(
+        0, ge=0, description="The same for each address; 0: no limit of its own."
+    )
+    max_rate: float = Field(
+        50.0,
+        ge=0,
+        description="Associations a second that one address may ask for, on average over 10 s; more are rejected for "
+        "now; 0: any number.",
+    )
+    max_waiting: int = Field(
+        256,
+        ge=2,
+        description="Connections at once that have not asked for an association yet, half of them from one address; "
+        "more are closed.",
+    )
+    request_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds within which a connection must have asked for an association, TLS included.",
+    )
+    pdu_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds that a PDU may take from its first byte to its last."
     )
     max_pdu: int = Field(
         262144,
@@ -160,12 +221,60 @@ class ReceiveSection(_Section):
     )
 
 
+class TlsSection(_Section):
+    """DICOM over TLS 1.2 and 1.3 (PS3.15 B.12, BCP 195). Files are PEM, read again when they change."""
+
+    certificate: str = Field(
+        "",
+        description="Our certificate, with those between it and its authority; empty: no TLS listener.",
+    )
+    key: str = Field("", description="Its private key.")
+    key_password_file: str = Field(
+        "", description="File with the password of the key, where it is encrypted."
+    )
+    authorities: str = Field(
+        "",
+        description="Certificates of the authorities that sign those of peers; empty: the system's, for destinations.",
+    )
+    mutual: bool = Field(
+        True, description="Accept only peers that show a certificate of these authorities."
+    )
+    port: int = Field(
+        2762, ge=0, le=65535, description="Port of the TLS listener; 0: none (destinations only)."
+    )
+    only: bool = Field(False, description="Do not listen on node.port, without TLS, at all.")
+
+    @property
+    def listens(self) -> bool:
+        """Whether there is a TLS listener."""
+        return bool(self.certificate and self.port)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("give certificate and key, or neither")
+        if self.listens and self.mutual and not self.authorities:
+            raise ValueError(
+                "mutual needs authorities: whose certificates are accepted; or set mutual = false"
+            )
+        if self.only and not self.listens:
+            raise ValueError("only needs certificate, key and port: else nothing could come in")
+        return self
+
+
 class StorageSection(_Section):
     """Where things lie."""
 
     database: str = Field(
         "",
         description="SQLAlchemy URL; empty: SQLite in the data folder. PostgreSQL: postgresql+psycopg://user@host/name.",
+    )
+    database_password: SecretStr = Field(
+        SecretStr(""),
+        description="Its password, where the URL has none; best from the environment (this name, or PGPASSWORD).",
+    )
+    database_password_file: str = Field(
+        "", description="File with that password; before database_password."
     )
     archive: str = Field(
         "", description="fsspec URL or folder of the archive; empty: archive in the data folder."
@@ -351,6 +460,7 @@ class Config(_Section):
 
     node: NodeSection = NodeSection()
     receive: ReceiveSection = ReceiveSection()
+    tls: TlsSection = TlsSection()
     storage: StorageSection = StorageSection()
     routing: RoutingSection = RoutingSection()
     pipelines: PipelinesSection = PipelinesSection()
@@ -361,8 +471,22 @@ class Config(_Section):
 
     @property
     def database_url(self) -> str:
-        """The index's URL; SQLite in the data folder unless set."""
-        return self.storage.database or f"sqlite:///{self.node.data.absolute() / 'index.sqlite'}"
+        """The index's URL; SQLite in the data folder unless set.
+
+        Raises
+        ------
+        ConfigError
+            When the file with its password cannot be read.
+        """
+        url = self.storage.database
+        if not url:
+            return f"sqlite:///{self.node.data.absolute() / 'index.sqlite'}"
+        password = read_secret(
+            "storage.database_password_file", self.storage.database_password_file
+        ) or (self.storage.database_password.get_secret_value())
+        if not password or not url.startswith("postgresql"):
+            return url
+        return f"{url}{'&' if '?' in url else '?'}password={quote(password, safe='')}"
 
     @property
     def archive_url(self) -> str:
@@ -378,6 +502,39 @@ class Config(_Section):
     def scratch(self) -> Path:
         """Temporary files of workers."""
         return self.node.data.absolute() / "scratch"
+
+
+def read_secret(setting: str, file: str) -> str:
+    """The content of a file that a setting names, without the end of its line; nothing where none is named.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\r\n") if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{setting}: {file} cannot be read: {error}") from error
+
+
+def withhold_secrets(environment: MutableMapping[str, str]) -> None:
+    """Take out what has been read: no process that is started from here on inherits it."""
+    for name in list(environment):
+        if name == "PGPASSWORD" or (name.startswith(ENVIRONMENT_PREFIX) and "__" in name):
+            del environment[name]
+
+
+def without_passwords(value: Any) -> Any:
+    """Settings that may be shown: in every URL, a password reaches to the `@`, whatever it holds, or is an option."""
+    if isinstance(value, dict):
+        return {key: without_passwords(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_passwords(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    shown = re.sub(r"(://[^:@/]*):[^@]*@", r"\1:***@", value)
+    return re.sub(r"([?&](?:ssl)?(?:password|secret|token)=)[^&]*", r"\1***", shown)
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Config:
@@ -397,10 +554,15 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
             raw = tomllib.loads(source.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{source}: {error}") from error
-    for keys, value in _from_environment(os.environ if environment is None else environment):
+    given = os.environ if environment is None else environment
+    for keys, value in _from_environment(given):
         section = raw.setdefault(keys[0], {})
         if isinstance(section, dict):
             section[keys[1]] = value
+    if password := given.get("PGPASSWORD"):
+        storage = raw.setdefault("storage", {})
+        if isinstance(storage, dict):
+            storage.setdefault("database_password", password)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -425,6 +587,7 @@ def example() -> str:
 
 
 _TABLES = {
+    "callers": CALLERS_EXAMPLE,
     "settings": SETTINGS_EXAMPLE,
     "profiles": PROFILES_EXAMPLE,
     "worklists": WORKLISTS_EXAMPLE,
@@ -466,7 +629,17 @@ def _anchored(config: Config, folder: Path) -> Config:
     ups = UpsSection(
         worklists={name: _worklist_at(one, folder) for name, one in config.ups.worklists.items()}
     )
-    return config.model_copy(update={"node": node, "pipelines": pipelines, "ups": ups})
+    files = ("certificate", "key", "key_password_file", "authorities")
+    named = {name: getattr(config.tls, name) for name in files}
+    tls = config.tls.model_copy(
+        update={name: str(folder / path) for name, path in named.items() if path}
+    )
+    update: dict[str, Any] = {"node": node, "tls": tls, "pipelines": pipelines, "ups": ups}
+    if file := config.storage.database_password_file:
+        update["storage"] = config.storage.model_copy(
+            update={"database_password_file": str(folder / file)}
+        )
+    return config.model_copy(update=update)
 
 
 def _worklist_at(worklist: WorklistSetting, folder: Path) -> WorklistSetting:
@@ -489,7 +662,7 @@ def _is_text(section: str, key: str) -> bool:
     if (field := Config.model_fields.get(section)) is None:
         return False
     setting = cast(type[BaseModel], field.annotation).model_fields.get(key)
-    return setting is not None and isinstance(setting.default, str | Path)
+    return setting is not None and isinstance(setting.default, str | Path | SecretStr)
 
 
 def _parse(value: str) -> Any:
@@ -501,6 +674,8 @@ def _parse(value: str) -> Any:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return '""'
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
@@ -516,6 +691,9 @@ def _explain(error: ValidationError) -> str:
             places.append(
                 f'{key}: takes a list, as ["..."] (of tables: a heading in [[...]]), not {item["input"]!r}'
             )
+        elif key.startswith("storage."):
+            # What is wrong may be, or hold, a password.
+            places.append(f"{key}: {item['msg']}")
         else:
-            places.append(f"{key}: {item['msg']}, not {item['input']!r}")
+            places.append(f"{key}: {item['msg']}, not {without_passwords(item['input'])!r}")
     return "; ".join(places)

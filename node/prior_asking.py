@@ -11,6 +11,7 @@ from pydicom import Dataset
 from node import query
 from node.config import Config
 from node.fetching import Shelf
+from node.tls import Dialer
 from storage.index import priors
 from storage.model import Destination, Series, Study
 
@@ -62,8 +63,17 @@ class RemoteArchive:
         node.errors.DeliveryError
         """
         ours, timeout_s = self.config.node.ae_title, self.config.delivery.timeout_s
+        dialer = Dialer(self.config.tls)
         if self.source.retrieve == "move":
-            query.move(self.source, study, series, to=ours, calling_ae=ours, timeout_s=timeout_s)
+            query.move(
+                self.source,
+                study,
+                series,
+                to=ours,
+                calling_ae=ours,
+                timeout_s=timeout_s,
+                dialer=dialer,
+            )
             return
         uids = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
         images = self._find("IMAGE", {**uids, "SOPInstanceUID": "", "SOPClassUID": ""})
@@ -75,6 +85,7 @@ class RemoteArchive:
             keep=shelf.keep,
             calling_ae=ours,
             timeout_s=timeout_s,
+            dialer=dialer,
         )
 
     def _studies_before(self) -> list[Dataset]:
@@ -115,6 +126,7 @@ class RemoteArchive:
             keys,
             calling_ae=self.config.node.ae_title,
             timeout_s=self.config.delivery.timeout_s,
+            dialer=Dialer(self.config.tls),
         )
 
 

@@ -20,6 +20,7 @@ from node.completeness import APART
 from node.errors import DeliveryError
 from node.receiving import Received
 from node.scu import associate, who
+from node.tls import Dialer
 from storage.archive import new_digest
 from storage.model import Asked, Destination, utcnow
 
@@ -42,13 +43,14 @@ def query_contexts() -> list[PresentationContext]:
     return [build_context(uid) for uid in (FIND, MOVE, GET)]
 
 
-def find(
+def find(  # noqa: PLR0913 - where, what, and how it is reached
     destination: Destination,
     level: str,
     keys: Mapping[str, str],
     *,
     calling_ae: str,
     timeout_s: float,
+    dialer: Dialer | None = None,
 ) -> list[Dataset]:
     """C-FIND; every match, in the archive's order.
 
@@ -64,7 +66,9 @@ def find(
     node.errors.DeliveryError
         When it cannot be asked, or answers with a failure.
     """
-    with associate(destination, [build_context(FIND)], calling_ae, timeout_s) as assoc:
+    with associate(
+        destination, [build_context(FIND)], calling_ae, timeout_s, dialer=dialer
+    ) as assoc:
         _require(assoc, destination, "C-FIND")
         return list(_matches(assoc, destination, _identifier(level, keys)))
 
@@ -85,7 +89,12 @@ def _matches(assoc: Association, destination: Destination, ds: Dataset) -> Itera
 
 
 def count_study(
-    destination: Destination, study_instance_uid: str, *, calling_ae: str, timeout_s: float
+    destination: Destination,
+    study_instance_uid: str,
+    *,
+    calling_ae: str,
+    timeout_s: float,
+    dialer: Dialer | None = None,
 ) -> Asked:
     """Ask for Number of Study Related Series and Instances, and for those of each series.
 
@@ -104,7 +113,9 @@ def count_study(
     node.errors.DeliveryError
         When it cannot be reached, does not take the question, or fails.
     """
-    with associate(destination, [build_context(FIND)], calling_ae, timeout_s) as assoc:
+    with associate(
+        destination, [build_context(FIND)], calling_ae, timeout_s, dialer=dialer
+    ) as assoc:
         _require(assoc, destination, "C-FIND")
         of_study = _count(assoc, destination, "STUDY", study_instance_uid)
         of_series = _count(assoc, destination, "SERIES", study_instance_uid)
@@ -152,6 +163,7 @@ def move(  # noqa: PLR0913 - where, what, and where to
     to: str,
     calling_ae: str,
     timeout_s: float,
+    dialer: Dialer | None = None,
 ) -> None:
     """Have a series sent by C-STORE to the AE title `to`; returns when all of it was.
 
@@ -161,7 +173,9 @@ def move(  # noqa: PLR0913 - where, what, and where to
         When it cannot be asked, or not everything was sent.
     """
     ds = _series(study_instance_uid, series_instance_uid)
-    with associate(destination, [build_context(MOVE)], calling_ae, timeout_s) as assoc:
+    with associate(
+        destination, [build_context(MOVE)], calling_ae, timeout_s, dialer=dialer
+    ) as assoc:
         _require(assoc, destination, "C-MOVE")
         _follow(assoc.send_c_move(ds, to, MOVE), destination, "C-MOVE")
 
@@ -175,6 +189,7 @@ def get(  # noqa: PLR0913 - where, what, and what for
     keep: Callable[[Received], int],
     calling_ae: str,
     timeout_s: float,
+    dialer: Dialer | None = None,
 ) -> None:
     """Get a series over one association (PS3.4 C.4.3).
 
@@ -202,6 +217,7 @@ def get(  # noqa: PLR0913 - where, what, and what for
         contexts,
         calling_ae,
         timeout_s,
+        dialer=dialer,
         roles=[build_role(uid, scp_role=True) for uid in wanted],
         handlers=[(evt.EVT_C_STORE, store)],
     ) as assoc:

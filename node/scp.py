@@ -6,13 +6,11 @@ becomes of an instance is `node.receiving`'s; how bytes get here is `node.transp
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, cast
 
@@ -23,14 +21,16 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
+from node import tls
 from node.config import Config
+from node.door import Door, Peer, Telling, right_of
 from node.errors import ConfigError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receiving import Received, receive
-from node.transport import StoreRequest, StoreServer
+from node.transport import Guard, StoreRequest, StoreServer, certificate_names, hang_up
 from storage.archive import Archive
 from storage.errors import StorageError
-from storage.index import Index, wholeness
+from storage.index import Index, events, wholeness
 from storage.model import AddOutcome, Event, HeaderValue, utcnow
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -57,6 +57,7 @@ _NOT_COMPOSITE = frozenset(
 REJECTIONS = {
     (1, 3): "calling AE title not recognized",
     (1, 7): "called AE title not recognized",
+    (3, 1): "too many associations a second",
     (3, 2): "too many associations",
 }
 
@@ -93,6 +94,10 @@ class _Tally:
 
     started_at: float = field(default_factory=time.monotonic)
     rejection: tuple[int, int] | None = None
+    #: The same in words, where `rejection` says less.
+    reason: str = ""
+    #: Rights that it asked for and has not.
+    not_permitted: frozenset[str] = frozenset()
     #: (Study Instance UID, DIMSE status, outcome) -> instances.
     counts: Counter[tuple[str | None, int, AddOutcome | None]] = field(default_factory=Counter)
 
@@ -127,7 +132,9 @@ class Scp:
         self._accepted = accepted_sop_classes(config)
         self._tallies: dict[Association, _Tally] = {}
         self._ae = make_ae(config)
-        self._server: StoreServer | None = None
+        self._door = Door(config.receive)
+        self._telling = Telling()
+        self._servers: list[StoreServer] = []
 
     def start(self) -> None:
         """Listen.
@@ -137,41 +144,71 @@ class Scp:
         node.errors.ConfigError
             When the address is taken or not ours.
         """
-        node = self._config.node
+        node, section = self._config.node, self._config.tls
+        # First all sockets: where one cannot be had, none is left listening.
+        if not section.only:
+            self._servers.append(self._listen(node.port, "node.port", None))
+        if section.listens:
+            secured = tls.acceptor(section)
+            try:
+                secured.current()
+                self._servers.append(self._listen(section.port, "tls.port", secured))
+            except ConfigError:
+                self.stop(0.0)
+                raise
+        for server in self._servers:
+            server.begin()
+            _log.info(
+                "listening",
+                ae_title=node.ae_title,
+                host=node.host,
+                port=server.server_address[1],
+                tls=server.tls is not None,
+            )
+
+    def _listen(self, port: int, setting: str, secured: tls.Reloaded | None) -> StoreServer:
+        node, receive_section = self._config.node, self._config.receive
         try:
-            server = StoreServer(
+            return StoreServer(
                 self._ae,
-                (node.host, node.port),
+                (node.host, port),
                 node.ae_title,
                 [build_context(VERIFICATION)],
                 evt_handlers=[
                     (evt.EVT_CONN_OPEN, self._begin),
-                    (evt.EVT_REQUESTED, self._propose),
+                    (evt.EVT_REQUESTED, self._admit),
                     (evt.EVT_ACSE_SENT, self._note_rejection),
                     (evt.EVT_ACCEPTED, self._log_contexts),
                 ],
                 store=self._store,
                 ended=self._end,
+                guard=Guard(
+                    arrive=self._arrive,
+                    refuse=self._refuse,
+                    request_timeout_s=receive_section.request_timeout_s,
+                    pdu_timeout_s=receive_section.pdu_timeout_s,
+                ),
+                tls=secured,
             )
         except OSError as error:
             raise ConfigError(
-                f"node.port: cannot listen on {node.host} port {node.port}: {error.strerror}"
+                f"{setting}: cannot listen on {node.host} port {port}: {error.strerror}"
             ) from error
-        self._server = server
-        threading.Thread(target=server.serve_forever, name="dicom-listener", daemon=True).start()
-        _log.info("listening", ae_title=node.ae_title, host=node.host, port=node.port)
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Accept no more, let associations end for `grace_s`, abort the others."""
-        server, self._server = self._server, None
-        if server is None:
+        servers, self._servers = self._servers, []
+        if not servers:
             return
-        server.shutdown()
+        for server in servers:
+            server.end()
         deadline = time.monotonic() + grace_s
         while self._tallies and time.monotonic() < deadline:
             time.sleep(0.02)
         for assoc in list(self._tallies):
             _hang_up(assoc)
+        for address, reason, times in self._telling.rest():
+            self._tell(address, reason, times)
         _log.info("stopped_listening")
 
     def sending(self) -> frozenset[str]:
@@ -187,15 +224,64 @@ class Scp:
 
     # -- an association, from connection to end -----------------------------------------------------
 
+    def _arrive(self, peer: Peer) -> bool:
+        """In the listener's thread: whether a connection is heard at all."""
+        if reason := self._door.arrive(peer):
+            self._tell(peer[0], reason)
+        return not reason
+
+    def _refuse(self, peer: Peer, reason: str) -> None:
+        """A connection that got no further than TLS."""
+        self._door.leave(peer)
+        self._tell(peer[0], reason)
+
+    def _tell(self, address: str, reason: str, times: int | None = None) -> None:
+        """One line of the log and the audit log for a connection that is closed, or for as many as were since."""
+        if times is None:
+            times = self._telling.times(address, reason)
+        if not times:
+            return
+        _log.warning("connection_refused", address=address, reason=reason, times=times)
+        line = Event(
+            kind="connection-refused",
+            actor=address,
+            at=utcnow(),
+            outcome="failure",
+            detail={"address": address, "reason": reason, "times": times},
+        )
+        try:
+            events.add(self._index, line)
+        except StorageError as error:
+            _log.error("refusal_not_audited", reason=str(error))
+
     def _begin(self, event: evt.Event) -> None:
         self._tallies[event.assoc] = _Tally()
 
+    def _admit(self, event: evt.Event) -> None:
+        """Before negotiation: who asks, and how often; then what of it he may."""
+        assoc = event.assoc
+        refusal = self._door.ask(
+            _peer(assoc), _request(assoc).calling_ae_title, certificate_names(assoc)
+        )
+        if refusal is None:
+            self._propose(event)
+            return
+        self._tallies[assoc].reason = refusal.reason
+        # As pynetdicom rejects: with the title that it has not set yet.
+        assoc.requestor.ae_title = _request(assoc).calling_ae_title
+        assoc.acse.send_reject(refusal.result, refusal.source, refusal.diagnostic)
+        assoc.kill()
+
     def _propose(self, event: evt.Event) -> None:
-        """Before negotiation: what we support is made of what is asked for, its first transfer syntax first."""
+        """What we support is made of what is asked for and permitted, its first transfer syntax first."""
         wanted: dict[str, list[str]] = {}
+        rights = self._door.rights(_request(event.assoc).calling_ae_title)
+        tally = self._tallies[event.assoc]
         for context in _request(event.assoc).presentation_context_definition_list:
             uid = str(context.abstract_syntax)
-            if uid in self._accepted:
+            if uid in self._accepted and right_of(uid) not in rights:
+                tally.not_permitted |= {right_of(uid)}
+            elif uid in self._accepted:
                 known = [
                     ts for ts in map(str, context.transfer_syntax) if ts in transfer_syntaxes()
                 ]
@@ -213,13 +299,16 @@ class Scp:
             tally.rejection = (primitive.result_source, primitive.diagnostic)
 
     def _log_contexts(self, event: evt.Event) -> None:
+        not_permitted = self._tallies[event.assoc].not_permitted
         for context in event.assoc.rejected_contexts:
+            right = right_of(str(context.abstract_syntax))
+            why = "SOP class" if right not in not_permitted else f"may not {right}"
             _log.warning(
                 "context_rejected",
                 calling_ae=event.assoc.requestor.ae_title,
                 abstract_syntax=str(context.abstract_syntax),
                 name=UID(context.abstract_syntax or "").name,
-                reason="transfer syntax" if context.result == 0x04 else "SOP class",
+                reason="transfer syntax" if context.result == 0x04 else why,
             )
 
     def _store(self, request: StoreRequest) -> int:
@@ -243,11 +332,15 @@ class Scp:
         return receipt.status
 
     def _end(self, assoc: Association) -> None:
+        self._door.leave(_peer(assoc))
         tally = self._tallies.pop(assoc, None)
         if tally is None or assoc.requestor.primitive is None:
             # A connection on which nobody asked for anything: a port scan, a load balancer's look.
             return
         lines = _summarise(assoc, tally)
+        if lines[0].kind == "association-rejected":
+            times = self._telling.times(assoc.requestor.address, str(lines[0].detail["reason"]))
+            lines = [replace(lines[0], detail={**lines[0].detail, "times": times})] if times else []
         for line in lines:
             _log.info("association_ended", kind=line.kind, calling_ae=line.actor, **line.detail)
         try:
@@ -281,11 +374,12 @@ def _hang_up(assoc: Association) -> None:
     if assoc.requestor.primitive is not None:
         assoc.abort()
         return
-    transport = assoc.dul.socket
-    connection = transport.socket if transport is not None else None
-    if connection is not None:
-        with contextlib.suppress(OSError):  # the peer was faster
-            connection.shutdown(socket.SHUT_RDWR)
+    hang_up(assoc)
+
+
+def _peer(assoc: Association) -> Peer:
+    """Address and port of who connected."""
+    return assoc.requestor.address, assoc.requestor.port
 
 
 def _request(assoc: Association) -> A_ASSOCIATE:
@@ -300,10 +394,11 @@ def make_ae(config: Config) -> AE:
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     receive_section = config.receive
     ae.require_called_aet = receive_section.check_called_ae
-    ae.require_calling_aet = list(receive_section.calling_ae)
-    ae.maximum_associations = receive_section.max_associations
+    # Who else may come in, and how many, is `node.door`'s: pynetdicom would count those that never ask.
+    ae.maximum_associations = sys.maxsize
     ae.maximum_pdu_size = receive_section.max_pdu
     ae.network_timeout = receive_section.idle_timeout_s
+    ae.acse_timeout = receive_section.request_timeout_s
     return ae
 
 
@@ -328,8 +423,11 @@ def _summarise(assoc: Association, tally: _Tally) -> list[Event]:
             detail={**about, **detail},
         )
 
+    if tally.not_permitted:
+        about["not_permitted"] = ", ".join(sorted(tally.not_permitted))
     if assoc.is_rejected or tally.rejection:
-        reason = REJECTIONS.get(tally.rejection or (0, 0), f"rejected {tally.rejection}")
+        code = tally.rejection or (0, 0)
+        reason = tally.reason or REJECTIONS.get(code, f"rejected {tally.rejection}")
         return [line("association-rejected", "failure", ended="rejected", reason=reason)]
     studies: dict[str | None, Counter[str]] = {}
     for (study, status, outcome), count in tally.counts.items():

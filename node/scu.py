@@ -7,6 +7,7 @@ an uncompressed (or deflated) data set encoded again: the values stay the same.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -27,9 +28,10 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
-from node.errors import DeliveryError
+from node.errors import ConfigError, DeliveryError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.pausing import pause_safely
+from node.tls import Connection, Dialer
 from storage.model import Destination
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -45,6 +47,9 @@ _SLOWEST = 125_000
 _MAX_CONTEXTS = 128
 #: Largest PDU we announce, in bytes.
 MAX_PDU = 131072
+
+#: In TLS 1.3 a server that does not take our certificate says so after we have begun.
+_TLS_HINT = " (over TLS: it may want a certificate that we do not have, [tls] certificate)"
 
 _log = structlog.get_logger(__name__)
 
@@ -140,8 +145,15 @@ def describe(status: int) -> str:
     return f"0x{status:04X} {name}"
 
 
-def echo(destination: Destination, *, calling_ae: str, timeout_s: float) -> float:
+def echo(
+    destination: Destination, *, calling_ae: str, timeout_s: float, dialer: Dialer | None = None
+) -> float:
     """C-ECHO a destination; seconds from connecting to its answer.
+
+    Parameters
+    ----------
+    dialer
+        How it is connected to where it wants TLS.
 
     Raises
     ------
@@ -149,7 +161,8 @@ def echo(destination: Destination, *, calling_ae: str, timeout_s: float) -> floa
         When it cannot be reached, rejects us, or does not answer with success.
     """
     began = time.monotonic()
-    with associate(destination, [verification_context()], calling_ae, timeout_s) as assoc:
+    contexts = [verification_context()]
+    with associate(destination, contexts, calling_ae, timeout_s, dialer=dialer) as assoc:
         if not assoc.accepted_contexts:
             raise DeliveryError(f"{who(destination)} does not accept C-ECHO.")
         status = assoc.send_c_echo().get("Status")
@@ -161,7 +174,12 @@ def echo(destination: Destination, *, calling_ae: str, timeout_s: float) -> floa
 
 
 def send(
-    destination: Destination, items: Sequence[SendItem], *, calling_ae: str, timeout_s: float
+    destination: Destination,
+    items: Sequence[SendItem],
+    *,
+    calling_ae: str,
+    timeout_s: float,
+    dialer: Dialer | None = None,
 ) -> list[SendStatus]:
     """C-STORE a batch; one status per item, in their order, whatever happens on the way.
 
@@ -171,19 +189,28 @@ def send(
         Our AE title, unless the destination has one for us.
     timeout_s
         Seconds to wait for the connection, the association, and each answer.
+    dialer
+        How it is connected to where it wants TLS.
     """
-    return list(send_each(destination, items, calling_ae=calling_ae, timeout_s=timeout_s))
+    return list(
+        send_each(destination, items, calling_ae=calling_ae, timeout_s=timeout_s, dialer=dialer)
+    )
 
 
 def send_each(
-    destination: Destination, items: Iterable[SendItem], *, calling_ae: str, timeout_s: float
+    destination: Destination,
+    items: Iterable[SendItem],
+    *,
+    calling_ae: str,
+    timeout_s: float,
+    dialer: Dialer | None = None,
 ) -> Iterator[SendStatus]:
     """`send`, as it goes."""
     for batch in _batches(items):
         done = 0
         try:
             with associate(
-                destination, presentation_contexts(batch), calling_ae, timeout_s
+                destination, presentation_contexts(batch), calling_ae, timeout_s, dialer=dialer
             ) as assoc:
                 for item in batch:
                     yield _send_one(assoc, item, destination, timeout_s)
@@ -195,7 +222,12 @@ def send_each(
 
 
 def send_paths(
-    destination: Destination, paths: Sequence[Path], *, calling_ae: str, timeout_s: float
+    destination: Destination,
+    paths: Sequence[Path],
+    *,
+    calling_ae: str,
+    timeout_s: float,
+    dialer: Dialer | None = None,
 ) -> Iterator[SendProgress]:
     """C-STORE files and all files of folders; what is no DICOM instance is skipped, with the reason."""
     files = list(_find_files(paths))
@@ -205,7 +237,9 @@ def send_paths(
             items.append(read_item(path))
         except DeliveryError as error:
             yield SendProgress(path=path, total=len(files), skipped=str(error))
-    for status in send_each(destination, items, calling_ae=calling_ae, timeout_s=timeout_s):
+    for status in send_each(
+        destination, items, calling_ae=calling_ae, timeout_s=timeout_s, dialer=dialer
+    ):
         yield SendProgress(path=status.item.path, total=len(files), status=status)
 
 
@@ -252,6 +286,7 @@ def associate(  # noqa: PLR0913 - what an association is made of
     calling_ae: str,
     timeout_s: float,
     *,
+    dialer: Dialer | None = None,
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     handlers: Sequence[Any] = (),
 ) -> Iterator[Association]:
@@ -259,6 +294,8 @@ def associate(  # noqa: PLR0913 - what an association is made of
 
     Parameters
     ----------
+    dialer
+        How it is connected to where it wants TLS: its certificate must be of our authorities, and have its host name.
     roles, handlers
         Role selection and event handlers of pynetdicom, as a C-GET needs.
 
@@ -278,6 +315,7 @@ def associate(  # noqa: PLR0913 - what an association is made of
     except OSError as error:
         raise DeliveryError(f"{who(destination)}: no such host.") from error
     connected = threading.Event()
+    connection = _secure(destination, dialer)
     assoc = ae.associate(
         address,
         destination.port,
@@ -285,11 +323,16 @@ def associate(  # noqa: PLR0913 - what an association is made of
         ae_title=destination.called_ae,
         max_pdu=MAX_PDU,
         ext_neg=list(roles),
+        # A `Connection` is used as the context is: to wrap the socket.
+        tls_args=cast(Any, (connection, destination.host)) if connection else None,
         evt_handlers=[(evt.EVT_CONN_OPEN, _set_up, [connected, timeout_s]), *handlers],
     )
     if not assoc.is_established:
+        if connection is not None and connection.refusal:
+            raise DeliveryError(f"{who(destination)}: TLS: {connection.refusal}.")
         raise DeliveryError(
-            f"{who(destination)} {_why_not(assoc, is_connected=connected.is_set())}."
+            f"{who(destination)} {_why_not(assoc, is_connected=connected.is_set())}"
+            f"{_TLS_HINT if connection else ''}."
         )
     pause_safely(assoc)
     try:
@@ -299,11 +342,27 @@ def associate(  # noqa: PLR0913 - what an association is made of
             assoc.release()
 
 
+def _secure(destination: Destination, dialer: Dialer | None) -> Connection | None:
+    """How its connection is made secure, or None where it is not to be."""
+    if not destination.tls:
+        return None
+    if dialer is None:
+        raise DeliveryError(f"{who(destination)} wants TLS, which this way to it does not have.")
+    try:
+        return dialer.connection()
+    except ConfigError as error:
+        raise DeliveryError(f"{who(destination)}: {error}") from error
+
+
 def _set_up(event: evt.Event, connected: threading.Event, timeout_s: float) -> None:
     connected.set()
     # Nagle's algorithm holds the end of each message back until the peer acknowledges what came before.
     wrapped = cast(Any, event.assoc.dul.socket).socket
     wrapped.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if isinstance(wrapped, ssl.SSLSocket):
+        # OpenSSL would go on after a time-out of the socket below it.
+        wrapped.settimeout(timeout_s)
+        return
     # A peer that stops reading would hold us for ever.
     limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
     wrapped.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

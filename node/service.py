@@ -8,6 +8,7 @@ The calendar (APScheduler) sweeps.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -26,11 +27,12 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from migrations.commands import current, upgrade
 from node import asking, lifecycle
 from node.compute import Compute
-from node.config import Config
+from node.config import Config, withhold_secrets
 from node.lifecycle import Parts
 from node.priors import seek
 from node.scp import Scp
 from node.scu import send
+from node.tls import Dialer
 from node.ups import UpsClient
 from node.worklist_search import Worklist
 from node.worklists import attend
@@ -140,7 +142,10 @@ class Service:
             perform=self._compute.perform,
             cancel=self._compute.cancel,
             send=partial(
-                send, calling_ae=config.node.ae_title, timeout_s=config.delivery.timeout_s
+                send,
+                calling_ae=config.node.ae_title,
+                timeout_s=config.delivery.timeout_s,
+                dialer=Dialer(config.tls),
             ),
         )
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
@@ -366,6 +371,8 @@ class Service:
 
 def serve(config: Config) -> None:
     """Run the node until SIGTERM or SIGINT."""
+    # They are in the configuration by now; workers shall not have them.
+    withhold_secrets(os.environ)
     asked_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())

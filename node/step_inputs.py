@@ -11,6 +11,7 @@ from node.errors import DeliveryError, WorklistError
 from node.fetching import Shelf, fetch_by_wado
 from node.lifecycle import Parts
 from node.planning import Planner, merge
+from node.tls import Dialer
 from node.worklist_search import Worklist
 from storage.index import destinations, rules, studies
 from storage.model import Destination, ProcedureStep, Rule, Series, StepInput, Workitem
@@ -63,6 +64,7 @@ def _fetch(parts: Parts, worklist: Worklist, shelf: Shelf, wanted: StepInput) ->
         to=parts.config.node.ae_title,
         calling_ae=parts.config.node.ae_title,
         timeout_s=worklist.setting.timeout_s,
+        dialer=Dialer(parts.config.tls),
     )
 
 

@@ -17,6 +17,7 @@ import contextlib
 import queue
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -41,6 +42,8 @@ from pynetdicom.transport import (
 )
 
 from node.command import StoreCommand, encode_store_response, read_store_command
+from node.errors import ConfigError
+from node.tls import Reloaded, explain
 from storage.archive import new_digest
 
 #: PS3.7 Annex C: general statuses.
@@ -71,6 +74,28 @@ StoreHandler = Callable[[StoreRequest], int]
 EndHandler = Callable[[Association], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What is done about a connection before there is an association.
+
+    Parameters
+    ----------
+    arrive
+        Asked in the listener's thread with address and port of each connection; it is closed where this says no.
+    refuse
+        Told of one whose TLS handshake failed, and why.
+    request_timeout_s
+        Seconds within which it must have asked for an association.
+    pdu_timeout_s
+        Seconds that a PDU may be under way.
+    """
+
+    arrive: Callable[[tuple[str, int]], bool]
+    refuse: Callable[[tuple[str, int], str], None]
+    request_timeout_s: float
+    pdu_timeout_s: float
+
+
 class StoreServer(ThreadedAssociationServer):
     """Listens, and gives each association the parts below.
 
@@ -80,17 +105,49 @@ class StoreServer(ThreadedAssociationServer):
         Answers a C-STORE request with a DIMSE status; called in the association's thread.
     ended
         Called once for every association, accepted or not, when it is over.
+    guard
+        Who is let in, and how long he may take.
+    tls
+        What connections are secured with; None: they are not.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, *args: Any, store: StoreHandler, ended: EndHandler, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        store: StoreHandler,
+        ended: EndHandler,
+        guard: Guard,
+        tls: Reloaded | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.store = store
         self.ended = ended
+        self.guard = guard
+        self.tls = tls
+        self._is_serving = False
         super().__init__(*args, **{"request_handler": _Handler, **kwargs})
         # `shutdown` takes it out again.
         self.ae._servers.append(self)
+
+    def end(self) -> None:
+        """Listen no more, whether it was begun or not."""
+        if self._is_serving:
+            self.shutdown()
+        else:
+            self.server_close()
+            self.ae._servers.remove(self)
+
+    def begin(self) -> None:
+        """Take connections, in a thread of its own."""
+        self._is_serving = True
+        threading.Thread(target=self.serve_forever, name="dicom-listener", daemon=True).start()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether a connection gets a thread at all."""
+        return self.guard.arrive(client_address[:2])
 
     def _bind_defaults(self) -> None:
         _bind_interventions(self)
@@ -105,10 +162,25 @@ def _bind_interventions(owner: StoreServer | _Acceptor) -> None:
 class _Handler(RequestHandler):
     """Makes the association of an accepted connection."""
 
+    def handle(self) -> None:
+        server = cast(StoreServer, self.server)
+        if server.tls is not None:
+            # In this connection's own thread: a peer that is slow at it keeps nobody waiting.
+            raw = cast(socket.socket, self.request)
+            raw.settimeout(server.guard.request_timeout_s)
+            try:
+                self.request = server.tls.current().wrap_socket(raw, server_side=True)
+            except (OSError, ConfigError) as error:
+                reason = explain(error) if isinstance(error, OSError) else str(error)
+                server.guard.refuse(self.client_address[:2], f"TLS: {reason}")
+                raw.close()
+                return
+        super().handle()
+
     def _create_association(self) -> Association:
         server = cast(StoreServer, self.server)
         assoc = _Acceptor(self.ae, server)
-        assoc.set_socket(_Socket(assoc, cast(socket.socket, self.request)))
+        assoc.set_socket(_Socket(assoc, cast(socket.socket, self.request), server.guard))
         user = assoc.acceptor
         user.maximum_length = self.ae.maximum_pdu_size
         user.ae_title = server.ae_title
@@ -181,13 +253,13 @@ class _SignallingQueue(queue.Queue[Any]):
 class _Socket(AssociationSocket):
     """A connection that reads whole PDUs, and whose wait another thread can end."""
 
-    def __init__(self, assoc: Association, client_socket: socket.socket) -> None:
+    def __init__(self, assoc: Association, client_socket: socket.socket, guard: Guard) -> None:
         client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        seconds = assoc.network_timeout or 0.0
-        # A peer that stops in the middle of a PDU is not waited for longer than between two.
-        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-        client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self._guard = guard
+        self._asks_until = time.monotonic() + guard.request_timeout_s
+        self._tls = client_socket if isinstance(client_socket, ssl.SSLSocket) else None
+        #: Seconds that the socket waits now.
+        self._waits_s = 0.0
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
@@ -195,6 +267,23 @@ class _Socket(AssociationSocket):
         self._poll.register(self._ear, select.POLLIN)
         self._poll.register(client_socket, select.POLLIN)
         super().__init__(assoc, client_socket=client_socket)
+
+    @property
+    def certificate_names(self) -> frozenset[str] | None:
+        """DNS names and common name of the peer's certificate; None where it showed none."""
+        found = self._tls.getpeercert() if self._tls is not None else None
+        if not found:
+            return None
+        pairs = [pair for part in cast(Any, found.get("subject", ())) for pair in part]
+        pairs += cast(Any, found.get("subjectAltName", ()))
+        return frozenset(name for kind, name in pairs if kind in ("commonName", "DNS"))
+
+    def hang_up(self) -> None:
+        """End the connection from another thread; the one that reads notices."""
+        if self.socket is not None:
+            with contextlib.suppress(OSError):  # the peer was faster
+                # Not the TLS socket's own: it would go on in clear with what is left to read.
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
     def wake(self) -> None:
         # A full pipe has woken it already; a closed one has nobody to wake.
@@ -214,6 +303,9 @@ class _Socket(AssociationSocket):
         if self.event_queue.qsize():
             # One event is handled in each turn of the loop; the next must not wait for the peer.
             return False
+        if self._tls is not None and self._tls.pending():
+            # Decrypted already: the connection itself may have nothing more.
+            return True
         events = dict(self._poll.poll(_LOOK_S * 1000))
         if events.pop(self._ear.fileno(), 0):
             with contextlib.suppress(OSError):
@@ -223,15 +315,44 @@ class _Socket(AssociationSocket):
     def recv(self, nr_bytes: int) -> bytearray:
         if nr_bytes > max(_MAX_CONTROL_PDU, 2 * (self.assoc.acceptor.maximum_length or 0)):
             raise ConnectionAbortedError(f"a PDU of {nr_bytes} bytes")
+        limit_s = self._limit_s()
+        deadline = time.monotonic() + limit_s
+        self._wait_at_most(limit_s)
         buffer = bytearray(nr_bytes)
         view = memoryview(buffer)
         done = 0
         while done < nr_bytes:
-            count = cast(socket.socket, self.socket).recv_into(view[done:], 0, socket.MSG_WAITALL)
+            if done and time.monotonic() > deadline:
+                raise TimeoutError(f"a PDU that is under way for longer than {limit_s:g} s")
+            count = self._receive(view[done:])
             if not count:
                 return buffer[:done]
             done += count
         return buffer
+
+    def _receive(self, view: memoryview) -> int:
+        if self._tls is not None:
+            return self._tls.recv_into(view)
+        return cast(socket.socket, self.socket).recv_into(view, 0, socket.MSG_WAITALL)
+
+    def _limit_s(self) -> float:
+        """Seconds that what is read now may take."""
+        if self.assoc.requestor.primitive is None:
+            return max(0.01, self._asks_until - time.monotonic())
+        return self._guard.pdu_timeout_s
+
+    def _wait_at_most(self, seconds: float) -> None:
+        if seconds == self._waits_s:
+            return
+        self._waits_s = seconds
+        if self._tls is not None:
+            # OpenSSL would go on after a time-out of the socket below it.
+            self._tls.settimeout(seconds)
+            return
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        connection = cast(socket.socket, self.socket)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def send(self, bytestream: bytes) -> None:
         try:
@@ -239,6 +360,18 @@ class _Socket(AssociationSocket):
         except (OSError, AttributeError):
             # Evt17: Transport connection closed
             self.event_queue.put("Evt17")
+
+
+def certificate_names(assoc: Association) -> frozenset[str] | None:
+    """DNS names and common name of the peer's certificate; None where it showed none."""
+    connection = cast(_Socket | None, assoc.dul.socket)
+    return connection.certificate_names if connection is not None else None
+
+
+def hang_up(assoc: Association) -> None:
+    """End the connection of an association."""
+    if (connection := cast(_Socket | None, assoc.dul.socket)) is not None:
+        connection.hang_up()
 
 
 class _UpperLayer(DULServiceProvider):

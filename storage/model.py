@@ -628,6 +628,8 @@ class Destination:
     profile: str = "generic"
     #: How a series is fetched from it: `move` (C-MOVE to us: it must know us) or `get` (C-GET).
     retrieve: str = "move"
+    #: Whether it is connected to over TLS (PS3.15 B.12).
+    tls: bool = False
 
 
 class DeliveryState(StrEnum):

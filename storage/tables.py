@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0009"
+SCHEMA_REVISION = "0011"
 
 metadata = MetaData(
     naming_convention={
@@ -228,6 +228,7 @@ destinations = Table(
     Column("calling_ae", Text),
     Column("profile", Text, nullable=False, server_default=text("'generic'")),
     Column("retrieve", Text, nullable=False, server_default=text("'move'")),
+    Column("tls", Boolean, nullable=False, server_default=false()),
     CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
 )
 

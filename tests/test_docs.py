@@ -77,6 +77,16 @@ def test_make_targets_in_pages_exist(page: Path) -> None:
     assert set(named) <= targets
 
 
+def test_tests_that_the_threat_model_names_exist() -> None:
+    sources = {
+        path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    there = {name for text in sources.values() for name in re.findall(r"def (test_\w+)", text)}
+    named = re.findall(r"`(test_\w+(?:\.py)?)`", _read("docs/security.md"))
+    assert len(named) > 30
+    assert set(named) <= there | set(sources)
+
+
 def test_settings_named_in_pages_exist() -> None:
     settings = {
         f"[{name}] {key}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import typer
 
 from node.cli.common import AsJson, read_config
 from node.cli.output import show_json
+from node.config import TlsSection, without_passwords
+from node.errors import ConfigError
+from storage.model import utcnow
 
 app = typer.Typer(name="config", help="What is set.", no_args_is_help=True)
 
@@ -27,11 +28,27 @@ def check(ctx: typer.Context) -> None:
     for error in registry.errors:
         raise error
     print(f"AE title   {config.node.ae_title}, {config.node.host}:{config.node.port}")
+    if config.tls.listens:
+        _check_tls(config.tls)
     print(f"data       {config.node.data.absolute()}")
-    print(f"database   {_without_password(config.database_url)}")
-    print(f"archive    {config.archive_url}")
+    print(f"database   {without_passwords(config.database_url)}")
+    print(f"archive    {without_passwords(config.archive_url)}")
     print(f"pipelines  {', '.join(sorted(registry.entries)) or 'none'}")
     print("The configuration is good.")
+
+
+def _check_tls(section: TlsSection) -> None:
+    """Read what connections are secured with, as the node would."""
+    from node import tls
+
+    tls.acceptor(section).current()
+    ends = tls.expires(section.certificate)
+    print(f"TLS        port {section.port}, certificate valid until {ends:%Y-%m-%d %H:%M} UTC")
+    if ends < utcnow():
+        raise ConfigError(
+            f"tls.certificate: {section.certificate} has expired: nobody will accept it; put a new one in its place "
+            "(the running node reads it by itself)."
+        )
 
 
 @app.command()
@@ -40,8 +57,7 @@ def show(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: `osteonode config show`
     """
-    settings = read_config(ctx).model_dump(mode="json")
-    settings["storage"]["database"] = _without_password(settings["storage"]["database"])
+    settings = without_passwords(read_config(ctx).model_dump(mode="json"))
     if as_json:
         show_json(settings)
         return
@@ -49,9 +65,3 @@ def show(ctx: typer.Context, as_json: AsJson = False) -> None:
         print(f"[{section}]")
         for key, value in values.items():
             print(f"{key} = {value!r}")
-
-
-def _without_password(url: str) -> str:
-    """A database URL that may be shown; a password reaches to the `@`, whatever it holds, or is an option."""
-    shown = re.sub(r"(://[^:@/]*):[^@]*@", r"\1:***@", url)
-    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", shown)

@@ -21,7 +21,7 @@ _PROFILE_HELP = (
     "Which objects of a result it gets, in which form: generic, ohif, slicer, legacy, radiotherapy, or one of your "
     "own; `osteonode destinations profiles` shows them."
 )
-_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve")
+_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve", "tls")
 
 
 class Retrieve(StrEnum):
@@ -72,12 +72,21 @@ def add(
             help="How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET.",
         ),
     ] = Retrieve.MOVE,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls",
+            help="Connect over TLS: its certificate must be of [tls] authorities, and have the name of --host.",
+        ),
+    ] = False,
 ) -> None:
     """Add a destination.
 
     Examples:
 
     `osteonode destinations add PACS --host pacs.example.org --port 104 --called PACS_AE`
+
+    `osteonode destinations add SAFE --host pacs.example.org --port 2762 --called PACS_AE --tls`
 
     `osteonode destinations add OLD --host old.example.org --called OLD_AE --profile legacy`
     """
@@ -99,6 +108,7 @@ def add(
                 calling_ae=calling,
                 profile=profile,
                 retrieve=retrieve.value,
+                tls=tls,
             ),
             actor=actor(),
         )

@@ -24,6 +24,10 @@ Calling = Annotated[
     str | None,
     typer.Option("--calling", metavar="AET", help="Our AE title; the node's own when not given."),
 ]
+Tls = Annotated[
+    bool,
+    typer.Option("--tls", help="Over TLS, with the certificates of [tls] in the configuration."),
+]
 _PROGRESS = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -44,6 +48,7 @@ def echo(
         str | None, typer.Option("--called", metavar="AET", help="Its AE title.")
     ] = None,
     calling: Calling = None,
+    tls: Tls = False,
 ) -> None:
     """C-ECHO to this node, or to a peer: is it alive? Exit code 5 when it is not.
 
@@ -53,6 +58,8 @@ def echo(
     if to is None:
         name = "This node"
         host, port = _LOOPBACK.get(config.node.host, config.node.host), config.node.port
+        if config.tls.only:
+            port, tls = config.tls.port, True
     else:
         name = "The peer"
         host, port = parse_address(to)
@@ -60,7 +67,8 @@ def echo(
     check_ae_title(title)
     ask(
         config,
-        Destination(name=name, host=host, port=port, called_ae=title, calling_ae=calling),
+        Destination(name=name, host=host, port=port, called_ae=title, calling_ae=calling, tls=tls),
+        to_self=to is None,
     )
 
 
@@ -72,6 +80,7 @@ def send(
     to: Annotated[str, typer.Option("--to", metavar="HOST:PORT", help="Where to.")],
     called: Annotated[str, typer.Option("--called", metavar="AET", help="AE title called.")],
     calling: Calling = None,
+    tls: Tls = False,
 ) -> None:
     """Send DICOM files by C-STORE, as they are encoded; files that are not DICOM are counted and left out.
 
@@ -80,6 +89,7 @@ def send(
     Example: `osteonode send /data/series --to localhost:11112 --called OSTEONODE`
     """
     from node.scu import Outcome, send_paths
+    from node.tls import Dialer
 
     config = read_config(ctx)
     host, port = parse_address(to)
@@ -88,7 +98,9 @@ def send(
     if missing:
         raise typer.BadParameter(f"{missing[0]}: there is no such file or folder.")
     _hush()
-    peer = Destination(name="The peer", host=host, port=port, called_ae=called, calling_ae=calling)
+    peer = Destination(
+        name="The peer", host=host, port=port, called_ae=called, calling_ae=calling, tls=tls
+    )
     tally = Counter[str]()
     shown = Console(stderr=True, soft_wrap=True)
     with Progress(
@@ -100,6 +112,7 @@ def send(
             paths,
             calling_ae=config.node.ae_title,
             timeout_s=config.delivery.timeout_s,
+            dialer=Dialer(config.tls),
         ):
             progress.update(task, total=step.total, advance=1)
             tally["skipped" if step.status is None else str(step.status.outcome)] += 1
@@ -117,8 +130,13 @@ def send(
         raise NotFound("There was nothing to send.")
 
 
-def ask(config: Config, destination: Destination) -> None:
+def ask(config: Config, destination: Destination, *, to_self: bool = False) -> None:
     """C-ECHO, and say what came of it.
+
+    Parameters
+    ----------
+    to_self
+        The destination is this node, which is known by its own certificate.
 
     Raises
     ------
@@ -126,10 +144,14 @@ def ask(config: Config, destination: Destination) -> None:
         When it does not answer.
     """
     from node.scu import echo as c_echo
+    from node.tls import Dialer
 
     _hush()
     seconds = c_echo(
-        destination, calling_ae=config.node.ae_title, timeout_s=config.delivery.timeout_s
+        destination,
+        calling_ae=config.node.ae_title,
+        timeout_s=config.delivery.timeout_s,
+        dialer=Dialer(config.tls, to_self=to_self),
     )
     where = f"{destination.called_ae} at {destination.host}:{destination.port}"
     print(f"{where} answers, in {1000 * seconds:.0f} ms.")

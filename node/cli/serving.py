@@ -90,7 +90,7 @@ def demo(
 def _print_demo(report: DemoReport) -> None:
     """What came back, the numbers, the timeline, where each thing lies, and how to go on."""
     from node.cli.pipelines import print_measurements
-    from node.config import load
+    from node.config import load, without_passwords
     from storage.index import open_index, studies
 
     config = load(report.config)
@@ -107,8 +107,8 @@ def _print_demo(report: DemoReport) -> None:
     show_fields(
         {
             "picture": str(report.picture or "nothing was segmented"),
-            "archive": config.archive_url,
-            "database": config.database_url,
+            "archive": without_passwords(config.archive_url),
+            "database": without_passwords(config.database_url),
             "configuration": str(report.config),
         }
     )

@@ -9,6 +9,7 @@ from node.conformance.network import BEHAVIORS
 from node.conformance.statement import Statement
 from node.conformance.text import contents, table, yes
 from node.scu import Outcome
+from node.tls import CIPHER_SUITES
 
 #: What a conformance statement may offer and this node does not (PS3.2 N.1).
 _ABSENT = (
@@ -360,10 +361,15 @@ def _security(statement: Statement) -> str:
     return f"""\
 ## 8 Security
 
-- Profiles of PS3.15: none. No TLS; connections are in the clear.
-- TCP: listens on {network.host} port {network.port}; opens connections to the destinations.
+- Profiles of PS3.15: BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile (B.12), as acceptor and requestor:
+  TLS 1.3, and TLS 1.2 with {", ".join(CIPHER_SUITES[:2])},
+  {", ".join(CIPHER_SUITES[2:])}.
+  It is an option ([tls] in the configuration). Certificates of senders are asked for unless `mutual` is false; those of
+  destinations (`--tls`) must have their host name.
+- TCP: listens on {network.host}: {network.listeners}; opens connections to the destinations.
+- Associations are limited by network, calling AE title, certificate, service, number and rate ([receive]).
 - User Identity Negotiation: not proposed; where a requestor proposes it, it is neither checked nor answered.
-- AE titles are checked as 7.3 says. They are names, not proof.
+- AE titles are checked as 7.3 says. They are names, not proof, unless they are tied to a certificate.
 - Associations, instances received and sent, changes of rules and destinations are logged in the database
   (`osteonode audit list`); no audit messages are sent.
 - Files are not encrypted by the node.

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.uid import UID
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
-from node import header, part10, query, receiving, scp, scu, transport
+from node import door, header, part10, query, receiving, scp, scu, transport
 from node.config import Config
 
 #: PS3.7 Annex A.2.1.
@@ -75,6 +75,8 @@ class Network:
     ae_title: str
     host: str
     port: int
+    #: Where it listens, and whether with TLS.
+    listeners: str
     parameters: tuple[Parameter, ...]
     #: (rejection, when it happens) under this configuration.
     rejections: tuple[tuple[str, str], ...]
@@ -110,6 +112,7 @@ def read_network(config: Config, made: Sequence[tuple[str, str]]) -> Network:
         ae_title=config.node.ae_title,
         host=config.node.host,
         port=config.node.port,
+        listeners=_listeners(config),
         parameters=_parameters(config),
         rejections=_rejections(config),
         sop_classes=tuple(
@@ -143,7 +146,7 @@ def _parameters(config: Config) -> tuple[Parameter, ...]:
             part10.IMPLEMENTATION_VERSION_NAME,
         ),
         ("Maximum PDU announced", f"{ae.maximum_pdu_size} bytes", f"{scu.MAX_PDU} bytes"),
-        ("Associations at once", str(ae.maximum_associations), "one for each destination"),
+        ("Associations at once", str(config.receive.max_associations), "one for each destination"),
         ("Asynchronous operations window", "not negotiated: 1, 1", "not proposed: 1, 1"),
         ("Wait for an association request, or for its answer", f"{ae.acse_timeout:g} s", wait),
         ("Wait for a connection", "", wait),
@@ -158,11 +161,16 @@ def _parameters(config: Config) -> tuple[Parameter, ...]:
 
 def _rejections(config: Config) -> tuple[tuple[str, str], ...]:
     when = {
-        (1, 3): f"the calling AE title is none of {', '.join(config.receive.calling_ae)}"
-        if config.receive.calling_ae
-        else "",
+        (1, 3): _unknown_callers(config),
         (1, 7): f"the called AE title is not {config.node.ae_title}"
         if config.receive.check_called_ae
+        else "",
+        (
+            3,
+            1,
+        ): f"an address asks more than {config.receive.max_rate:g} times a second, on average over "
+        f"{door.BURST_S:g} s"
+        if config.receive.max_rate
         else "",
         (3, 2): f"{config.receive.max_associations} associations are open",
     }
@@ -170,6 +178,20 @@ def _rejections(config: Config) -> tuple[tuple[str, str], ...]:
         (f"{reason} (source {code[0]}, reason {code[1]})", when[code] or "never, as configured")
         for code, reason in scp.REJECTIONS.items()
     )
+
+
+def _listeners(config: Config) -> str:
+    plain = "" if config.tls.only else f"port {config.node.port} without TLS"
+    secured = f"port {config.tls.port} with TLS" if config.tls.listens else ""
+    return ", ".join(one for one in (plain, secured) if one)
+
+
+def _unknown_callers(config: Config) -> str:
+    titles = ", ".join(sorted({*config.receive.calling_ae, *config.receive.callers}))
+    if not titles:
+        return ""
+    also = ", or one that calls from an address or with a certificate that is not its own"
+    return f"the calling AE title is none of {titles}" + (also if config.receive.callers else "")
 
 
 def _proposed(made: Sequence[tuple[str, str]]) -> tuple[PresentationContext, ...]:

@@ -351,6 +351,7 @@ def test_destinations(ready: Run, pacs: Pacs) -> None:
             "calling_ae": None,
             "profile": "generic",
             "retrieve": "move",
+            "tls": False,
         }
     ]
     assert "answers" in ready("destinations", "echo", "PACS").out

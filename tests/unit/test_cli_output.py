@@ -14,7 +14,8 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.cli import common, config, output
+from node.cli import common, output
+from node.config import without_passwords
 from node.errors import ConfigError, DeliveryError, NodeError, PerformError, RuleError
 from pipelines.errors import WeightsError
 from storage.errors import ArchiveFull, ChangeRefused, NotFound, SchemaOutdated
@@ -151,7 +152,7 @@ def test_times_are_dates_or_ages() -> None:
     ],
 )  # fmt: skip
 def test_no_password_is_shown(url: str, shown: str) -> None:
-    assert config._without_password(url) == shown
+    assert without_passwords(url) == shown
 
 
 def test_parameters_are_typed() -> None:

@@ -42,7 +42,17 @@ def test_the_example_holds_every_setting_at_its_default() -> None:
     settings["pipelines"].remove("settings")
     settings["evidence"].remove("profiles")
     settings["ups"].remove("worklists")
+    settings["receive"].remove("callers")
     assert {name: set(section) for name, section in written.items()} == settings
+
+
+def test_the_example_of_callers_is_good(path: Path) -> None:
+    text = "\n".join(line.removeprefix("# ") for line in config.CALLERS_EXAMPLE.splitlines())
+    assert config.CALLERS_EXAMPLE in config.example()
+    path.write_text(text, encoding="utf-8")
+    caller = config.load(path, {}).receive.callers["CT_ONE"]
+    assert caller.may == ("echo", "store")
+    assert [str(network) for network in caller.networks] == ["10.1.2.0/24"]
 
 
 def test_the_example_of_settings_by_scanner_is_good(path: Path) -> None:
