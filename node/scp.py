@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import structlog
@@ -24,9 +24,10 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from node.config import Config
+from node.diskspace import DiskWatch, Room, free_bytes
 from node.errors import ConfigError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.receiving import Received, receive
+from node.receiving import OUT_OF_RESOURCES, Received, receive
 from node.transport import StoreRequest, StoreServer
 from storage.archive import Archive
 from storage.errors import StorageError
@@ -93,6 +94,8 @@ class _Tally:
 
     started_at: float = field(default_factory=time.monotonic)
     rejection: tuple[int, int] | None = None
+    #: Why it was rejected, where the rejection does not say.
+    reason: str = ""
     #: (Study Instance UID, DIMSE status, outcome) -> instances.
     counts: Counter[tuple[str | None, int, AddOutcome | None]] = field(default_factory=Counter)
 
@@ -128,6 +131,12 @@ class Scp:
         self._tallies: dict[Association, _Tally] = {}
         self._ae = make_ae(config)
         self._server: StoreServer | None = None
+        self._disk = DiskWatch(
+            config.disk,
+            partial(free_bytes, archive, config.node.data),
+            index,
+            actor=config.node.ae_title,
+        )
 
     def start(self) -> None:
         """Listen.
@@ -192,6 +201,12 @@ class Scp:
 
     def _propose(self, event: evt.Event) -> None:
         """Before negotiation: what we support is made of what is asked for, its first transfer syntax first."""
+        if self._disk.room() is not Room.ENOUGH:
+            self._tallies[event.assoc].reason = "the disk is nearly full"
+            # PS3.8 Table 9-21: rejected-transient, presentation related, local-limit-exceeded.
+            event.assoc.acse.send_reject(0x02, 0x03, 0x02)
+            event.assoc.kill()
+            return
         wanted: dict[str, list[str]] = {}
         for context in _request(event.assoc).presentation_context_definition_list:
             uid = str(context.abstract_syntax)
@@ -224,6 +239,9 @@ class Scp:
 
     def _store(self, request: StoreRequest) -> int:
         assoc = request.assoc
+        if self._disk.room() is Room.FULL:
+            self._tallies[assoc].counts[None, OUT_OF_RESOURCES, None] += 1
+            return OUT_OF_RESOURCES
         receipt = receive(
             Received(
                 sop_class_uid=request.command.sop_class_uid,
@@ -329,7 +347,9 @@ def _summarise(assoc: Association, tally: _Tally) -> list[Event]:
         )
 
     if assoc.is_rejected or tally.rejection:
-        reason = REJECTIONS.get(tally.rejection or (0, 0), f"rejected {tally.rejection}")
+        reason = tally.reason or REJECTIONS.get(
+            tally.rejection or (0, 0), f"rejected {tally.rejection}"
+        )
         return [line("association-rejected", "failure", ended="rejected", reason=reason)]
     studies: dict[str | None, Counter[str]] = {}
     for (study, status, outcome), count in tally.counts.items():

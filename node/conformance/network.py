@@ -164,7 +164,12 @@ def _rejections(config: Config) -> tuple[tuple[str, str], ...]:
         (1, 7): f"the called AE title is not {config.node.ae_title}"
         if config.receive.check_called_ae
         else "",
-        (3, 2): f"{config.receive.max_associations} associations are open",
+        (3, 2): f"{config.receive.max_associations} associations are open"
+        + (
+            f", or the disk has less than {config.disk.low_mb:g} MB free"
+            if config.disk.low_mb
+            else ""
+        ),
     }
     return tuple(
         (f"{reason} (source {code[0]}, reason {code[1]})", when[code] or "never, as configured")

@@ -89,7 +89,8 @@ def test_the_configuration_in_force_is_told() -> None:
     assert dict(network.rejections) == {
         "calling AE title not recognized (source 1, reason 3)": "the calling AE title is none of CT01, PACS",
         "called AE title not recognized (source 1, reason 7)": "the called AE title is not BONES",
-        "too many associations (source 3, reason 2)": "3 associations are open",
+        "too many associations (source 3, reason 2)": "3 associations are open, or the disk has "
+        "less than 2000 MB free",
     }
 
 
