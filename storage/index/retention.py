@@ -215,7 +215,7 @@ def _mark_expired(connection: Connection, row: Any, reason: str, now: datetime) 
 
 
 def _kept(origins: Sequence[FileOrigin], *, study: str | None = None) -> Subquery:
-    """Files that are there: study, key, SOP Instance UID, bytes, and from when their age counts."""
+    """Files that have not expired, damaged ones too: study, key, SOP Instance UID, bytes, when their age began."""
     returned = _marks.c.state == FileState.RETURNED
     parts: list[Select[Any]] = []
     for origin in origins:
@@ -229,7 +229,7 @@ def _kept(origins: Sequence[FileOrigin], *, study: str | None = None) -> Subquer
                 case((returned, _marks.c.at), else_=when).label("kept_at"),
             )
             .select_from(table.outerjoin(_marks, _marks.c.archive_key == table.c.archive_key))
-            .where(or_(_marks.c.state.is_(None), returned))
+            .where(or_(_marks.c.state.is_(None), _marks.c.state != FileState.EXPIRED))
         )
         if study is not None:
             part = part.where(in_study(origin, study))
