@@ -12,10 +12,12 @@ PEERS := dcmtk dicom3tools orthanc orthanc-dicomweb postgresql poppler-utils nod
 JOBS ?= 2
 # In a process of its own: what drives a browser leaves its traces in one. Exit status 5: no test was selected.
 VIEWER := tests/peers/test_viewer.py
+# Kills of a chaos run
+KILLS ?= 200
 # Further options of pytest: make test PYTEST='-k routing'
 PYTEST ?=
 
-.PHONY: help demo test check serve install peers format clean
+.PHONY: help demo test chaos check serve install peers format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +28,9 @@ demo: $(INSTALLED) ## A phantom CT (or STUDY=folder, PIPELINE=name, PROFILE=name
 test: check peers ## Everything that can be checked: lint, types, tests with real peers
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore $(VIEWER) $(PYTEST)
 	$(BIN)/pytest $(VIEWER) $(PYTEST) || [ $$? -eq 5 ]
+
+chaos: $(INSTALLED) ## A node killed 200 times while it works; SEED=number makes a run again
+	$(BIN)/pytest tests/chaos -s --chaos-kills $(KILLS) $(if $(SEED),--chaos-seed $(SEED)) $(PYTEST)
 
 check: $(INSTALLED) ## Lint (ruff's S: bandit's rules), format, types, known vulnerabilities of dependencies
 	$(BIN)/ruff check .

@@ -168,7 +168,11 @@ class Compute:
             return connect_to(self._section.scheduler, self._scratch)
         self._settings.enter_context(dask.config.set(_DASK_WHILE_RUNNING))
         with dask.config.set(DASK_SETTINGS):
-            self._cluster = start_workers(self._section, self._scratch)
+            try:
+                self._cluster = start_workers(self._section, self._scratch)
+            except RuntimeError as error:
+                # Dask's word for a worker that ended before it was there; it has taken the rest down.
+                raise PerformError("worker-died", WORKER_DIED) from error
         return Client(self._cluster, set_as_default=False)
 
 

@@ -455,6 +455,67 @@ class UpsSection(_Section):
     )
 
 
+#: A time of day, as 02:30.
+DayTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class IntegritySection(_Section):
+    """How often the archive is held against the index."""
+
+    nights: int = Field(
+        28,
+        ge=0,
+        description="A share of the archive is verified each night, all of it in so many nights; 0: never.",
+    )
+    at: DayTime = Field("01:00", description="When, by the time zone of [node].")
+    rate_mb_s: float = Field(
+        20.0,
+        ge=0,
+        description="Megabytes a second that are read at most, so that receiving keeps the disk; 0: no limit.",
+    )
+
+
+class DiskSection(_Section):
+    """What is refused before the disk of the archive, or of the data folder, is full."""
+
+    low_mb: float = Field(
+        2000.0,
+        ge=0,
+        description="Free megabytes below which associations are rejected for now; 0: never.",
+    )
+    full_mb: float = Field(
+        500.0,
+        ge=0,
+        description="Free megabytes below which instances are answered with 0xA700; 0: when no byte is free.",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.full_mb > self.low_mb:
+            raise ValueError("full_mb is reached after low_mb: it must be the smaller")
+        return self
+
+
+class RetentionSection(_Section):
+    """When files leave the archive; rows stay. Never those of a study that is not done with."""
+
+    received_days: float = Field(
+        0.0, ge=0, le=36500, description="Days that received instances are kept; 0: for ever."
+    )
+    evidence_days: float = Field(
+        0.0, ge=0, le=36500, description="Days that what we made is kept; 0: for ever."
+    )
+    max_gb: float = Field(
+        0.0,
+        ge=0,
+        description="Gigabytes above which the oldest studies that are done with expire before; 0: no limit.",
+    )
+    when: Literal["sent", "committed"] = Field(
+        "sent", description="What all deliveries of a study must be before anything of it expires."
+    )
+    at: DayTime = Field("03:00", description="When, by the time zone of [node].")
+
+
 class Config(_Section):
     """All settings."""
 
@@ -468,6 +529,9 @@ class Config(_Section):
     evidence: EvidenceSection = EvidenceSection()
     delivery: DeliverySection = DeliverySection()
     ups: UpsSection = UpsSection()
+    integrity: IntegritySection = IntegritySection()
+    disk: DiskSection = DiskSection()
+    retention: RetentionSection = RetentionSection()
 
     @property
     def database_url(self) -> str:

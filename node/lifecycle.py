@@ -41,6 +41,7 @@ from storage.index import (
     Index,
     deliveries,
     destinations,
+    files,
     instances,
     prior_searches,
     revisions,
@@ -305,18 +306,26 @@ def _task(
                 f"Destination {destination} has the profile {name!r}, which is not in the configuration: add it under "
                 "[evidence.profiles], or give the destination another; then retry the workitem.",
             )
+    inputs = {
+        role.role: tuple(
+            instance.archive_key
+            for instance in instances.of_uids(parts.index, role.sop_instance_uids)
+        )
+        for role in workitem.inputs
+    }
+    keys = [key for of_role in inputs.values() for key in of_role]
+    if expired := files.expired_among(parts.index, keys):
+        raise PerformError(
+            "input-expired",
+            f"{expired} of {len(keys)} instances have expired ([retention]): send the study again, then retry the "
+            "workitem.",
+        )
     line = revisions.lineage(parts.index, workitem)
     return PerformTask(
         workitem_uid=workitem.workitem_uid,
         study_instance_uid=workitem.study_instance_uid,
         pipeline_folder=parts.registry.get(workitem.pipeline).folder,
-        inputs={
-            role.role: tuple(
-                instance.archive_key
-                for instance in instances.of_uids(parts.index, role.sop_instance_uids)
-            )
-            for role in workitem.inputs
-        },
+        inputs=inputs,
         parameters=workitem.parameters,
         started_at=workitem.started_at or now,
         archive_url=parts.config.archive_url,

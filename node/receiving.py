@@ -6,16 +6,18 @@ the sender was told we have is never lost. A failure of ours is answered as out 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from node.errors import ReceiveError
 from node.header import DOES_NOT_MATCH, ParsedHeader, read_header
+from node.integrity import is_whole
 from node.ownership import is_own
 from node.part10 import encode_file_meta
 from storage.archive import Archive
-from storage.errors import ArchiveFull, StorageError
+from storage.errors import ArchiveError, ArchiveFull, StorageError
 from storage.index import Index, instances
 from storage.model import AddOutcome, Instance, utcnow
 
@@ -104,15 +106,19 @@ def _check_match(received: Received, parsed: ParsedHeader) -> None:
 def _keep(
     received: Received, parsed: ParsedHeader, archive: Archive, index: Index, uid_root: str
 ) -> AddOutcome:
-    """File whole and synced, then row committed; the sync of the file's name goes on beside the commit."""
+    """File whole and synced, then row committed; the sync of the file's name goes on beside the commit.
+
+    Of an instance that is known the file is looked at: one that is damaged, or expired a moment ago, is replaced.
+    """
     meta = encode_file_meta(
         sop_class_uid=parsed.sop_class_uid,
         sop_instance_uid=parsed.sop_instance_uid,
         transfer_syntax_uid=received.transfer_syntax_uid,
         source_ae=received.calling_ae,
     )
-    with archive.writing(parsed.sop_instance_uid, received.digest, (meta, received.data)) as key:
-        return instances.add(
+    file = (parsed.sop_instance_uid, received.digest, (meta, received.data))
+    with archive.writing(*file) as key:
+        outcome = instances.add(
             index,
             Instance(
                 sop_instance_uid=parsed.sop_instance_uid,
@@ -131,3 +137,8 @@ def _keep(
                 own=is_own(parsed, index, uid_root),
             ),
         )
+    if outcome is AddOutcome.DUPLICATE and not is_whole(archive, key, received.digest):
+        with suppress(ArchiveError):  # there may be none
+            archive.set_aside(key)
+        archive.write(*file)
+    return outcome

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import structlog
@@ -23,10 +23,11 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from node import tls
 from node.config import Config
-from node.door import Door, Peer, Telling, right_of
+from node.diskspace import DiskWatch, Room, free_bytes
+from node.door import Door, Peer, Refusal, Telling, right_of
 from node.errors import ConfigError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.receiving import Received, receive
+from node.receiving import OUT_OF_RESOURCES, Received, receive
 from node.transport import Guard, StoreRequest, StoreServer, certificate_names, hang_up
 from storage.archive import Archive
 from storage.errors import StorageError
@@ -135,6 +136,12 @@ class Scp:
         self._door = Door(config.receive)
         self._telling = Telling()
         self._servers: list[StoreServer] = []
+        self._disk = DiskWatch(
+            config.disk,
+            partial(free_bytes, archive, config.node.data),
+            index,
+            actor=config.node.ae_title,
+        )
 
     def start(self) -> None:
         """Listen.
@@ -263,6 +270,9 @@ class Scp:
         refusal = self._door.ask(
             _peer(assoc), _request(assoc).calling_ae_title, certificate_names(assoc)
         )
+        if refusal is None and self._disk.room() is not Room.ENOUGH:
+            # PS3.8 Table 9-21: rejected-transient, presentation related, local-limit-exceeded.
+            refusal = Refusal(result=2, source=3, diagnostic=2, reason="the disk is nearly full")
         if refusal is None:
             self._propose(event)
             return
@@ -313,6 +323,9 @@ class Scp:
 
     def _store(self, request: StoreRequest) -> int:
         assoc = request.assoc
+        if self._disk.room() is Room.FULL:
+            self._tallies[assoc].counts[None, OUT_OF_RESOURCES, None] += 1
+            return OUT_OF_RESOURCES
         receipt = receive(
             Received(
                 sop_class_uid=request.command.sop_class_uid,

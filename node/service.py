@@ -25,7 +25,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from migrations.commands import current, upgrade
-from node import asking, lifecycle
+from node import asking, calendar, lifecycle
 from node.compute import Compute
 from node.config import Config, withhold_secrets
 from node.lifecycle import Parts
@@ -63,8 +63,6 @@ POLL_S = 1.0
 SENDERS = 64
 #: Seconds that a step under way gets when the node stops.
 GRACE_S = 10.0
-#: Temporary files older than this are of a process that died.
-STALE_S = 24 * 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -185,7 +183,7 @@ class Service:
         procedure_steps.release(self._index, owner=self._parts.owner)
         prior_searches.release(self._index, owner=self._parts.owner)
         self._introduce()
-        self._calendar.add_job(self._sweep, "interval", hours=1, next_run_time=utcnow())
+        calendar.fill(self._calendar, self._parts, self._stopping)
         self._calendar.start()
         for loop in self._loops:
             loop.start()
@@ -324,11 +322,6 @@ class Service:
     def _wake_workers(self) -> None:
         for loop in self._performing:
             loop.wake()
-
-    def _sweep(self) -> None:
-        removed = self._archive.sweep(STALE_S)
-        if removed:
-            log.info("temporary_files_removed", count=removed)
 
     # -- start and stop ---------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -32,6 +33,8 @@ Part: TypeAlias = bytes | bytearray | memoryview
 
 #: Folder of files that are being written, beside the fan-out folders and so in their file system.
 TEMPORARY = "tmp"
+#: Folder of files that are put aside: damaged, or named by no row. Nothing is read from it.
+ASIDE = "aside"
 #: Sixteen by sixteen folders: an empty archive soon has them all, a million files are four thousand a folder.
 _FAN_OUT = tuple(itertools.product("0123456789abcdef", repeat=2))
 _KEY = re.compile(r"([0-9a-f])/([0-9a-f])/\1\2[0-9a-f]{62}\.dcm")
@@ -184,6 +187,14 @@ class Archive:
                 return (self._folder / key).stat().st_size
             return int(self._fs.size(f"{self._root}/{key}"))
 
+    def written_at(self, key: str) -> datetime:
+        """When the file of `key` was written."""
+        _check(key)
+        with _explained("read", key):
+            if self._folder is not None:
+                return datetime.fromtimestamp((self._folder / key).stat().st_mtime, UTC)
+            return cast(datetime, self._fs.modified(f"{self._root}/{key}")).astimezone(UTC)
+
     def delete(self, key: str) -> None:
         """Remove the file of `key`; nothing happens when there is none."""
         _check(key)
@@ -192,6 +203,43 @@ class Archive:
                 (self._folder / key).unlink()
             else:
                 self._fs.rm_file(f"{self._root}/{key}")
+
+    def set_aside(self, key: str) -> str:
+        """Move the file of `key` out of the way, for a person to look at; where it lies then, within the archive."""
+        _check(key)
+        aside = f"{ASIDE}/{key.rpartition('/')[2]}"
+        with _explained("set aside", key):
+            if self._folder is not None:
+                self._ensure_folder(self._folder / ASIDE)
+                (self._folder / key).rename(self._folder / aside)
+                _sync_folder(self._folder / ASIDE)
+            else:
+                self._fs.makedirs(f"{self._root}/{ASIDE}", exist_ok=True)
+                self._fs.mv(f"{self._root}/{key}", f"{self._root}/{aside}")
+        return aside
+
+    def folders(self) -> Sequence[str]:
+        """All folders that files lie in, whether they are there or not."""
+        return [f"{first}/{second}" for first, second in _FAN_OUT]
+
+    def list_folder(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Names (`folder/file`) of what lies in one of `folders`, each with the seconds since it was written last.
+
+        A name that is no key (`is_key`) is not of our making.
+        """
+        now = time.time()
+        with _explained("list", folder), suppress(FileNotFoundError):
+            for path in sorted(self._fs.ls(f"{self._root}/{folder}", detail=False)):
+                with suppress(FileNotFoundError):
+                    written_at = self._fs.modified(path).timestamp()
+                    yield f"{folder}/{path.rpartition('/')[2]}", now - written_at
+
+    def free_bytes(self) -> int | None:
+        """Bytes that may still be written; None where nobody can say (an object store)."""
+        if self._folder is None:
+            return None
+        with _explained("ask for free space"):
+            return shutil.disk_usage(self._folder).free
 
     def sweep(self, older_than_s: float) -> int:
         """Remove temporary files that a killed process left, last written more than `older_than_s` ago.
@@ -306,8 +354,13 @@ def make_key(sop_instance_uid: str, digest: str) -> str:
     return f"{name[0]}/{name[1]}/{name}.dcm"
 
 
+def is_key(name: str) -> bool:
+    """Whether this names a file of an archive."""
+    return _KEY.fullmatch(name) is not None
+
+
 def _check(key: str) -> None:
-    if _KEY.fullmatch(key) is None:
+    if not is_key(key):
         raise ArchiveError(f"{key!r} is no key of an archive.")
 
 

@@ -80,6 +80,55 @@ class ConflictingInstance:
     received_at: datetime
 
 
+class FileState(StrEnum):
+    """What is wrong with a file of the archive, or was."""
+
+    #: Its row is there, the file is not.
+    MISSING = "MISSING"
+    #: Its bytes are not those that were received or made.
+    DAMAGED = "DAMAGED"
+    #: Removed by the retention policy; its row stays as history.
+    EXPIRED = "EXPIRED"
+    #: It was one of these, and the same content was sent again: it is whole, and its age counts from then.
+    RETURNED = "RETURNED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileMark:
+    """A file of the archive that is not as its row says, or was not."""
+
+    archive_key: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    state: FileState
+    at: datetime
+    #: A sentence.
+    reason: str
+
+
+class FileOrigin(StrEnum):
+    """Which rows name a file of the archive."""
+
+    INSTANCE = "instance"
+    #: Another content under the UID of an instance.
+    CONFLICT = "conflict"
+    EVIDENCE = "evidence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptFile:
+    """What a row says of its file."""
+
+    origin: FileOrigin
+    sop_instance_uid: str
+    study_instance_uid: str
+    archive_key: str
+    size: int
+    digest: str
+    #: What its mark says; None when nothing is known against it.
+    state: FileState | None = None
+
+
 class AddOutcome(StrEnum):
     """What `instances.add` found."""
 

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0011"
+SCHEMA_REVISION = "0012"
 
 metadata = MetaData(
     naming_convention={
@@ -105,6 +105,20 @@ conflicting_instances = Table(
     Column("received_at", UtcDateTime, nullable=False),
     # Of the instance that is held: where people look for it.
     Column("study_instance_uid", Text, nullable=False, server_default=text("''")),
+    Index(None, "study_instance_uid"),
+)
+
+#: Files of the archive that are not as their rows say, or were not: one that is whole has no line.
+file_marks = Table(
+    "file_marks",
+    metadata,
+    Column("archive_key", Text, primary_key=True),
+    Column("sop_instance_uid", Text, nullable=False),
+    Column("study_instance_uid", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+    CheckConstraint("state IN ('MISSING', 'DAMAGED', 'EXPIRED', 'RETURNED')", name="state"),
     Index(None, "study_instance_uid"),
 )
 

@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="A missing peer program fails its tests instead of skipping them (as in CI).",
     )
+    parser.addoption(
+        "--chaos-seed", type=int, help="Seed of a chaos run that shall be made again; else random."
+    )
+    parser.addoption(
+        "--chaos-kills", type=int, default=3, help="Kills of a chaos run (make chaos: 200)."
+    )
 
 
 def _is_installed(peer: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from node.cli import (
+    archive,
     audit,
     config,
     conflicts,
@@ -63,6 +64,7 @@ for group in (
     destinations,
     pipelines,
     audit,
+    archive,
     config,
     db,
 ):

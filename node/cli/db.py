@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -61,6 +62,28 @@ def current(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise SchemaOutdated(
             "Run `osteonode db upgrade`, or a newer osteonode if the database is newer."
         )
+
+
+@app.command()
+def backup(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not be there yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a SQLite database to FILE while the node runs; whole, checked, and as of one moment.
+
+    PostgreSQL has `pg_dump`. The archive is copied afterwards: docs/operations.md says how, and how to restore.
+
+    Example: `osteonode db backup /backup/index.sqlite`
+    """
+    from storage.index.backup import back_up
+
+    config = read_config(ctx)
+    size = back_up(config.database_url, file)
+    if as_json:
+        show_json({"file": str(file), "bytes": size})
+    else:
+        print(f"{file}: {size} bytes.")
 
 
 def _reach(config: Config) -> None:

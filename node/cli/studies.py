@@ -23,9 +23,18 @@ from node.cli.output import (
     show_list,
     show_rows,
 )
-from node.cli.verdicts import print_verdict, state, sum_up
+from node.cli.verdicts import print_files, print_verdict, state, sum_up
 from storage.errors import NotFound
-from storage.model import Decision, DecisionCode, Delivery, Event, Series, Study, Workitem
+from storage.model import (
+    Decision,
+    DecisionCode,
+    Delivery,
+    Event,
+    FileMark,
+    Series,
+    Study,
+    Workitem,
+)
 
 if TYPE_CHECKING:
     from storage.index import Index
@@ -72,6 +81,8 @@ class Dossier:
     workitems: tuple[Workitem, ...]
     deliveries: tuple[Delivery, ...]
     events: tuple[Event, ...]
+    #: Files that are missing, damaged or expired.
+    files: tuple[FileMark, ...]
 
 
 @app.command("list")
@@ -180,7 +191,7 @@ def find_study(index: Index, given: str) -> Study:
 
 def collect(index: Index, study: Study) -> Dossier:
     """Ask the index for everything about a study."""
-    from storage.index import deliveries, events, studies, workitems
+    from storage.index import deliveries, events, files, studies, workitems
 
     uid = study.study_instance_uid
     return Dossier(
@@ -190,6 +201,7 @@ def collect(index: Index, study: Study) -> Dossier:
         workitems=workitems.list_workitems(index, study=uid, limit=1000),
         deliveries=deliveries.list_deliveries(index, study=uid, limit=1000),
         events=events.list_events(index, study=uid),
+        files=files.marks_of(index, uid),
     )
 
 
@@ -204,6 +216,7 @@ def _as_json(dossier: Dossier) -> dict[str, object]:
         "workitems": dossier.workitems,
         "deliveries": dossier.deliveries,
         "events": dossier.events,
+        "files": dossier.files,
     }
 
 
@@ -221,6 +234,9 @@ def print_study(dossier: Dossier) -> None:
         }
     )
     print_verdict(study)
+    if dossier.files:
+        say("Files")
+        print_files(dossier.files)
     say("Series")
     show_rows([_series_row(one) for one in dossier.series])
     say("Why")

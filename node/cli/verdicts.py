@@ -1,9 +1,12 @@
-"""Whether a study is whole, and what becomes of it, for people."""
+"""Whether a study is whole, whether its files are there, and what becomes of it, for people."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from node.cli.output import cell, local, say
-from storage.model import Study, Verdict
+from storage.model import FileMark, FileState, Study, Verdict
 
 
 def state(study: Study) -> str:
@@ -40,3 +43,12 @@ def print_verdict(study: Study) -> None:
         print(f"  {sum_up(study.verdict)}{until}")
         for reason in study.verdict.reasons:
             print(f"    {reason.code:21} {cell('', reason.sentence)}")
+
+
+def print_files(marks: Sequence[FileMark]) -> None:
+    """Files that are not there, or not what they were, by what is said of them."""
+    said = Counter((mark.state, mark.reason) for mark in marks)
+    for (what, reason), count in sorted(said.items()):
+        print(f"  {count} {what.lower()}: {reason}")
+    if any(mark.state is not FileState.EXPIRED for mark in marks):
+        print("  Send the study again: what is missing or damaged is replaced then.")

@@ -172,7 +172,12 @@ def _rejections(config: Config) -> tuple[tuple[str, str], ...]:
         f"{door.BURST_S:g} s"
         if config.receive.max_rate
         else "",
-        (3, 2): f"{config.receive.max_associations} associations are open",
+        (3, 2): f"{config.receive.max_associations} associations are open"
+        + (
+            f", or the disk has less than {config.disk.low_mb:g} MB free"
+            if config.disk.low_mb
+            else ""
+        ),
     }
     return tuple(
         (f"{reason} (source {code[0]}, reason {code[1]})", when[code] or "never, as configured")

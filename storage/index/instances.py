@@ -16,6 +16,7 @@ from storage.errors import NotFound
 from storage.index.counting import Tally, count_into_series, count_into_study
 from storage.index.engine import Index
 from storage.index.events import insert_event
+from storage.index.files import note_return
 from storage.index.values import insert_or_ignore
 from storage.model import AddOutcome, Event, Header, Instance
 
@@ -101,6 +102,7 @@ def of_uids(index: Index, sop_instance_uids: Sequence[str]) -> tuple[Instance, .
 
 def _add_again(connection: Connection, instance: Instance) -> AddOutcome:
     """A SOP Instance UID that is known: the same content, or a conflict."""
+    note_return(connection, instance.archive_key, instance.received_at)
     held = connection.execute(
         select(tables.instances.c.digest, tables.instances.c.study_instance_uid).where(
             tables.instances.c.sop_instance_uid == instance.sop_instance_uid

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -272,6 +272,28 @@ def test_a_killed_worker_is_noticed_at_once(compute: Compute, url: str) -> None:
     assert error.code == "worker-died"
     assert time.monotonic() - killed_at < 20
     assert compute.perform(make_task(url)).pid != pid
+
+
+def test_a_worker_killed_while_it_starts_costs_that_attempt_only(url: str, tmp_path: Path) -> None:
+    with (
+        Compute(ComputeSection(threads=1), scratch=tmp_path / "scratch") as compute,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before = {worker.pid for worker in _workers_of(os.getpid())}
+        running = pool.submit(compute.perform, make_task(url))
+
+        def starting() -> list[psutil.Process]:
+            return [one for one in _workers_of(os.getpid()) if one.pid not in before]
+
+        _wait_for("a worker that starts", starting)
+        for worker in starting():
+            worker.kill()
+
+        error = running.exception(timeout=60)
+
+        assert isinstance(error, PerformError)
+        assert error.code == "worker-died"
+        assert compute.perform(make_task(url)).evidence
 
 
 def test_a_hung_worker_is_stopped_by_the_time_limit(compute: Compute, url: str) -> None:

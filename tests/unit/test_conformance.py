@@ -91,7 +91,8 @@ def test_the_configuration_in_force_is_told() -> None:
         "called AE title not recognized (source 1, reason 7)": "the called AE title is not BONES",
         "too many associations a second (source 3, reason 1)": "an address asks more than 50 times a second, on "
         "average over 10 s",
-        "too many associations (source 3, reason 2)": "3 associations are open",
+        "too many associations (source 3, reason 2)": "3 associations are open, or the disk has "
+        "less than 2000 MB free",
     }
 
 

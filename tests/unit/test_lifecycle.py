@@ -27,6 +27,7 @@ from storage.index import (
     deliveries,
     destinations,
     events,
+    files,
     instances,
     rules,
     studies,
@@ -37,6 +38,8 @@ from storage.model import (
     DeliveryState,
     Destination,
     Evidence,
+    FileMark,
+    FileState,
     Instance,
     Rule,
     Workitem,
@@ -665,3 +668,29 @@ def test_backoff_doubles_up_to_a_ceiling_and_spreads() -> None:
 
 def test_no_answer_is_no_refusal() -> None:
     assert classify(None) is Outcome.RETRY
+
+
+def test_a_run_whose_images_have_expired_says_so(parts: Parts, seams: Seams) -> None:
+    add_rule(parts, "bones")
+    for number in range(3):
+        receive(parts, number)
+    evaluate(parts)
+    gone = instances.get(parts.index, "1.2.3.1.1")
+    mark = FileMark(
+        archive_key=gone.archive_key,
+        sop_instance_uid=gone.sop_instance_uid,
+        study_instance_uid=STUDY,
+        state=FileState.EXPIRED,
+        at=START,
+        reason="It was received more than 30 days ago.",
+    )
+    assert files.mark(parts.index, mark, actor="test")
+    lifecycle.perform(parts, now=START + timedelta(seconds=61))
+    workitem = only_workitem(parts)
+    assert workitem.reason_code == "input-expired"
+    assert workitem.reason is not None
+    assert workitem.reason.startswith("1 of 3 instances have expired")
+    assert seams.tasks == []
+    receive(parts, 1)
+    lifecycle.perform(parts, now=datetime.now(UTC) + timedelta(seconds=61))
+    assert only_workitem(parts).state is WorkitemState.COMPLETED

@@ -1,0 +1,102 @@
+"""A node that is killed at random moments, with real senders and a real PACS: afterwards the books balance.
+
+pytest tests/chaos --chaos-seed 1234 --chaos-kills 200 -s      (`make chaos`)
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blows import Blow, Kind, plan, strike, summary
+from books import imbalances, is_settled
+from nodes import Node, wait_for
+from peer import Pacs
+from senders import Ledger, Sender
+
+from node.config import Config, load
+from storage.archive import Archive
+from storage.index import Index, instances
+
+SENDERS = 2
+#: A blow may cost a run or an attempt: none of these may be what is tested here.
+SETTINGS = {
+    "OSTEONODE_COMPUTE__MAX_ATTEMPTS": "1000",
+    "OSTEONODE_DELIVERY__MAX_ATTEMPTS": "100000",
+}
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    given: int | None = request.config.getoption("--chaos-seed")
+    return secrets.randbelow(1_000_000) if given is None else given
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(folder=tmp_path / "node", settings=dict(SETTINGS))
+    yield made
+    made.kill_if_running()
+
+
+def test_the_same_seed_plans_the_same(seed: int) -> None:
+    assert list(plan(seed, 20)) == list(plan(seed, 20))
+    assert {blow.kind for blow in plan(seed, 3)} == set(Kind)
+
+
+@pytest.mark.timeout(0)
+def test_the_books_balance(
+    node: Node, pacs: Pacs, seed: int, request: pytest.FixtureRequest
+) -> None:
+    kills: int = request.config.getoption("--chaos-kills")
+    print(f"\nchaos: --chaos-seed {seed} --chaos-kills {kills}")
+    node.start()
+    node.route_to(pacs.port)
+    ledger = Ledger()
+    senders = [Sender(n + 1, seed, node.port, ledger) for n in range(SENDERS)]
+    for sender in senders:
+        sender.start()
+    began, struck = time.monotonic(), list[Blow]()
+    for blow in plan(seed, kills):
+        time.sleep(blow.after_s)
+        strike(blow, node, pacs)
+        struck.append(blow)
+    for sender in senders:
+        sender.stop()
+    for sender in senders:
+        sender.join(180)
+        assert not sender.is_alive(), f"seed {seed}: a sender hangs"
+    with node.index() as index:
+        wait_for(
+            f"seed {seed}: the node to have done all",
+            lambda: is_settled(index, ledger),
+            timeout_s=60 + 3 * len(ledger.studies),
+        )
+    assert node.stop() == 0
+    config = load(node.config)
+    with node.index() as index:
+        wrong = imbalances(config, Archive(config.archive_url), index, ledger, pacs)
+    print(
+        f"chaos: {summary(struck)}; {len(ledger.answered)} instances of {len(ledger.studies)} studies answered 0x0000, "
+        f"{ledger.cut_off} associations cut off, {ledger.refused} instances refused, {len(pacs.files)} objects sent to "
+        f"the PACS; {time.monotonic() - began:.0f} s"
+    )
+    assert wrong == [], f"seed {seed}"
+    with node.index() as index:
+        assert len(_spoiled(config, index, ledger, pacs)) >= 3
+
+
+def _spoiled(config: Config, index: Index, ledger: Ledger, pacs: Pacs) -> list[str]:
+    """The books are no friends of ours: a file lost, a digest altered, an object the PACS lost are seen."""
+    archive = Archive(config.archive_url)
+    lost, altered = list(ledger.answered)[:2]
+    archive.delete(instances.get(index, lost).archive_key)
+    ledger.answered[altered] = "another"
+    lacking = pacs.files.pop().ds.SOPInstanceUID
+    pacs.files[:] = [file for file in pacs.files if file.ds.SOPInstanceUID != lacking]
+    wrong = imbalances(config, archive, index, ledger, pacs)
+    assert [one for one in (lost, altered, lacking) if not any(one in line for line in wrong)] == []
+    return wrong
