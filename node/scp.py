@@ -21,6 +21,7 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from node.config import Config
@@ -149,6 +150,7 @@ class Scp:
                     (evt.EVT_REQUESTED, self._propose),
                     (evt.EVT_ACSE_SENT, self._note_rejection),
                     (evt.EVT_ACCEPTED, self._log_contexts),
+                    (evt.EVT_PDU_SENT, self._log_abort),
                 ],
                 store=self._store,
                 ended=self._end,
@@ -220,6 +222,15 @@ class Scp:
                 abstract_syntax=str(context.abstract_syntax),
                 name=UID(context.abstract_syntax or "").name,
                 reason="transfer syntax" if context.result == 0x04 else "SOP class",
+            )
+
+    def _log_abort(self, event: evt.Event) -> None:
+        # PS3.8 9.3.8: source 2 is the upper layer, which was sent what it cannot go on with.
+        pdu = cast(Any, event).pdu
+        if isinstance(pdu, A_ABORT_RQ):
+            about = event.assoc.requestor
+            _log.warning(
+                "abort_sent", address=about.address, calling_ae=about.ae_title, source=pdu.source
             )
 
     def _store(self, request: StoreRequest) -> int:
