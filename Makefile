@@ -15,7 +15,13 @@ VIEWER := tests/peers/test_viewer.py
 # Further options of pytest: make test PYTEST='-k routing'
 PYTEST ?=
 
-.PHONY: help demo test check serve install peers format clean
+# Inputs of a long campaign, and the seed that makes them: what failed is had again by ONLY=<number>.
+INPUTS ?= 100000
+SEED ?= 1
+# Real DICOM files that are broken as well.
+FILES ?= ../shared/data/interop
+
+.PHONY: help demo test fuzz check serve install peers format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +32,10 @@ demo: $(INSTALLED) ## A phantom CT (or STUDY=folder, PIPELINE=name, PROFILE=name
 test: check peers ## Everything that can be checked: lint, types, tests with real peers
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore $(VIEWER) $(PYTEST)
 	$(BIN)/pytest $(VIEWER) $(PYTEST) || [ $$? -eq 5 ]
+
+fuzz: $(INSTALLED) ## A long campaign of broken conversations and files (INPUTS=100000 SEED=1 FILES=folder ONLY=number)
+	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign --inputs $(INPUTS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(wildcard $(FILES)),--data $(FILES))
 
 check: $(INSTALLED) ## Lint, format and types
 	$(BIN)/ruff check .

@@ -94,6 +94,8 @@ class _Tally:
 
     started_at: float = field(default_factory=time.monotonic)
     rejection: tuple[int, int] | None = None
+    #: Whether it was sent an A-ABORT.
+    is_aborted: bool = False
     #: (Study Instance UID, DIMSE status, outcome) -> instances.
     counts: Counter[tuple[str | None, int, AddOutcome | None]] = field(default_factory=Counter)
 
@@ -226,8 +228,11 @@ class Scp:
 
     def _log_abort(self, event: evt.Event) -> None:
         # PS3.8 9.3.8: source 2 is the upper layer, which was sent what it cannot go on with.
+        # Whatever else comes until it hangs up is answered with another (Table 9-10, AA-7).
         pdu = cast(Any, event).pdu
-        if isinstance(pdu, A_ABORT_RQ):
+        tally = self._tallies.get(event.assoc)
+        if isinstance(pdu, A_ABORT_RQ) and tally is not None and not tally.is_aborted:
+            tally.is_aborted = True
             about = event.assoc.requestor
             _log.warning(
                 "abort_sent", address=about.address, calling_ae=about.ae_title, source=pdu.source

@@ -35,7 +35,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_items import PresentationDataValueItem
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
 from pynetdicom.transport import (
     AssociationSocket,
     RequestHandler,
@@ -163,6 +163,11 @@ class _Acceptor(Association):
     def run_reactor(self) -> None:
         try:
             super().run_reactor()
+        except Exception:
+            # The top of the association's loop: what it was asked for was no request that anybody foresaw.
+            _log.exception("association_failed")
+            self.is_aborted, self.is_established = True, False
+            cast(_UpperLayer, self.dul).give_up()
         finally:
             cast(_Socket, self.dul.socket).release()
             self._ended(self)
@@ -280,13 +285,14 @@ class _UpperLayer(DULServiceProvider):
         except InvalidEventError:
             # The user answered a request (Evt7, Evt8) while the peer was already being hung up on (Sta13): PS3.8
             # Table 9-10 knows no such event, and there is nobody left to answer.
-            self._give_up()
+            self.give_up()
         except Exception:
             # The top of the upper layer's loop: a bug of ours costs this association, and not its thread for good.
             _log.exception("upper_layer_failed")
-            self._give_up()
+            self.give_up()
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """End the association without another word: what could be said is not known any more."""
         self.assoc.is_aborted, self.assoc.is_established = True, False
         self.assoc._kill = self._kill_thread = True
         if self.socket is not None:
@@ -314,6 +320,10 @@ class _UpperLayer(DULServiceProvider):
     def _decode(self, bytestream: bytearray) -> tuple[Any, str]:
         if bytestream[0] != 0x04:
             pdu, event = super()._decode_pdu(bytestream)
+            # What the state machine does with it next raises on values that the standard does not have.
+            primitive = pdu.to_primitive()
+            if isinstance(primitive, A_ASSOCIATE):
+                _demand_whole(primitive)
             return pdu, event
         # PS3.8 Tables 9-22 and 9-23: each item is length, presentation context ID, value.
         pdu = P_DATA_TF()
@@ -330,6 +340,13 @@ class _UpperLayer(DULServiceProvider):
             pdu.presentation_data_value_items.append(item)
             position = end
         return pdu, "Evt10"
+
+
+def _demand_whole(request: A_ASSOCIATE) -> None:
+    for context in request.presentation_context_definition_list:
+        # PS3.8 9.3.2.2: one abstract syntax, and one transfer syntax at least.
+        if context.abstract_syntax is None or not context.transfer_syntax:
+            raise ValueError("a presentation context without a syntax")
 
 
 class _Dimse(DIMSEServiceProvider):

@@ -509,9 +509,46 @@ def test_thousands_of_tiny_fragments_are_one_data_set(start: Start, tmp_path: Pa
     for at in range(0, len(tiny), 500):
         send_fragments(assoc, *tiny[at : at + 500])
     send_fragments(assoc, fragment(2, b""))
-    wait_for("the instance", lambda: list((tmp_path / "archive").rglob("*.dcm")), 10)
-    assert listener.content(ds.SOPInstanceUID).endswith(data)
+    wait_for("the file", lambda: list((tmp_path / "archive").rglob("*.dcm")), 10)
     assoc.release()
+    wait_for("the line", lambda: listener.events("instances-received"), 10)
+    assert listener.content(ds.SOPInstanceUID).endswith(data)
+
+
+def even_context(request: bytes) -> bytes:
+    """The A-ASSOCIATE-RQ with presentation context ID 2."""
+    return request.replace(b"\x01\x00\x00\x00\x30", b"\x02\x00\x00\x00\x30")
+
+
+def no_transfer_syntax(request: bytes) -> bytes:
+    """The A-ASSOCIATE-RQ with a reserved item in place of the transfer syntax."""
+    return request.replace(b"\x40\x00\x00\x13", b"\x45\x00\x00\x13")
+
+
+@pytest.mark.parametrize("change", [even_context, no_transfer_syntax])
+def test_a_request_that_is_none_is_answered_with_an_abort(
+    start: Start, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the association died of them, and the connection stayed."""
+    listener = start()
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    request = pdus.associate_rq([(VERIFICATION, EXPLICIT)])
+    assert change(request) != request
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection:
+        connection.sendall(change(request))
+        assert connection.recv(4096)[:1] == b"\x07"
+    assert not died
+
+
+def test_an_abort_from_nobody_is_answered_with_an_abort(start: Start) -> None:
+    """PS3.8 Table 9-26: there is no source 4; the upper layer's thread died of it."""
+    listener = start()
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection:
+        connection.sendall(pdus.associate_rq([(VERIFICATION, EXPLICIT)]))
+        assert connection.recv(4096)[:1] == b"\x02"
+        connection.sendall(b"\x07\x00\x00\x00\x00\x04\x00\x00\x04\x00")
+        assert connection.recv(4096)[:1] == b"\x07"
 
 
 def test_a_peer_that_does_not_wait_for_the_answer_is_hung_up_on(
