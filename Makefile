@@ -17,7 +17,12 @@ KILLS ?= 200
 # Further options of pytest: make test PYTEST='-k routing'
 PYTEST ?=
 
-.PHONY: help demo test chaos check serve install peers format clean
+# Inputs of a long campaign of broken ones; what failed is had again by ONLY=number, with the same SEED.
+INPUTS ?= 100000
+# Real DICOM files that are broken as well.
+FILES ?= ../shared/data/interop
+
+.PHONY: help demo test chaos fuzz check serve install peers format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +36,10 @@ test: check peers ## Everything that can be checked: lint, types, tests with rea
 
 chaos: $(INSTALLED) ## A node killed 200 times while it works; SEED=number makes a run again
 	$(BIN)/pytest tests/chaos -s --chaos-kills $(KILLS) $(if $(SEED),--chaos-seed $(SEED)) $(PYTEST)
+
+fuzz: $(INSTALLED) ## A long campaign of broken conversations and files (INPUTS=100000 SEED=1 FILES=folder ONLY=number)
+	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign --inputs $(INPUTS) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(wildcard $(FILES)),--data $(FILES))
 
 check: $(INSTALLED) ## Lint (ruff's S: bandit's rules), format, types, known vulnerabilities of dependencies
 	$(BIN)/ruff check .

@@ -28,6 +28,10 @@ _LONG = frozenset(
 )
 #: Sequences deeper than this are an attack or a mistake; real ones nest to about ten.
 _MAX_DEPTH = 64
+#: Top-level elements before pixel data; the dictionary has 5,000, and files with many private ones a few hundred.
+_MAX_ELEMENTS = 20_000
+#: Elements and items inside sequences of undefined length: 10,000 frames of a hundred. Looked at in a second or two.
+_MAX_NESTED = 1_000_000
 
 
 class UnreadableError(ValueError):
@@ -49,6 +53,18 @@ class Element:
     head: int
     start: int
     end: int
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What may still be looked at: a few bytes, deflated, can say more than there is time for."""
+
+    nested: int = _MAX_NESTED
+
+    def spend(self) -> None:
+        self.nested -= 1
+        if self.nested < 0:
+            raise UnreadableError(f"Sequences have more than {_MAX_NESTED} items and elements.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,9 @@ def read_elements(data: bytes, encoding: Encoding, *, is_complete: bool = True) 
     """
     elements: list[Element] = []
     try:
-        for element in _walk(data, 0, len(data), encoding, 0):
+        for count, element in enumerate(_walk(data, 0, encoding, 0, _Budget())):
+            if count >= _MAX_ELEMENTS:
+                raise UnreadableError(f"The data set has more than {_MAX_ELEMENTS} elements.")
             if element.tag >= _FIRST_PIXEL_DATA:
                 break
             if element.tag < PIXEL_DATA_GROUP:
@@ -103,11 +121,12 @@ def read_elements(data: bytes, encoding: Encoding, *, is_complete: bool = True) 
 
 
 def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
-    data: bytes, position: int, limit: int, encoding: Encoding, depth: int
+    data: bytes, position: int, encoding: Encoding, depth: int, budget: _Budget
 ) -> Iterator[Element]:
     """Elements from `position`; in an item of undefined length the last one is its delimitation item."""
     if depth > _MAX_DEPTH:
         raise UnreadableError(f"Sequences are nested deeper than {_MAX_DEPTH}.")
+    limit = len(data)
     is_implicit = encoding.is_implicit
     explicit = struct.Struct(encoding.order + "HH2sH").unpack_from
     implicit = struct.Struct(encoding.order + "HHI").unpack_from
@@ -138,7 +157,7 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
         else:
             # PS3.5 6.2.2: the content of UN with undefined length is Implicit VR Little Endian.
             inner = Encoding(True, True) if vr == b"UN" else encoding
-            end = _skip_sequence(data, start, limit, inner, depth)
+            end = _skip_sequence(data, start, inner, depth, budget)
         if end > limit:
             raise TruncatedError(f"{name(tag)} says {length} bytes, but {limit - start} are left.")
         yield Element(tag, vr.decode() if vr else None, head, start, end)
@@ -147,8 +166,11 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
         raise TruncatedError(f"The data set ends in the element after {name(tag)}.")
 
 
-def _skip_sequence(data: bytes, position: int, limit: int, encoding: Encoding, depth: int) -> int:
+def _skip_sequence(
+    data: bytes, position: int, encoding: Encoding, depth: int, budget: _Budget
+) -> int:
     """Where a sequence of undefined length ends (PS3.5 7.5.2)."""
+    limit = len(data)
     item = struct.Struct(encoding.order + "HHI").unpack_from
     while position + 8 <= limit:
         group, number, length = item(data, position)
@@ -158,10 +180,12 @@ def _skip_sequence(data: bytes, position: int, limit: int, encoding: Encoding, d
             return position
         if tag != _ITEM:
             raise UnreadableError(f"{name(tag)} stands where an item of a sequence should.")
+        budget.spend()
         if length != _UNDEFINED_LENGTH:
             position += length
             continue
-        for element in _walk(data, position, limit, encoding, depth + 1):
+        for element in _walk(data, position, encoding, depth + 1, budget):
+            budget.spend()
             position = element.end
             if element.tag == _ITEM_DELIMITATION:
                 break

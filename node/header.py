@@ -16,7 +16,9 @@ from io import BytesIO
 
 from pydicom.charset import decode_bytes, python_encoding
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
+from pydicom.sequence import Sequence
 
 from node.elements import (
     Element,
@@ -41,6 +43,8 @@ UID_INVALID = 0xC003
 
 #: Longer values are no business of a rule.
 MAX_VALUE_LENGTH = 1024
+#: A sequence's item, or the whole of a short sequence, that is read by pydicom: an object for each element.
+MAX_ITEM_LENGTH = 1024 * 1024
 #: Most bytes of a deflated data set that are inflated to read its header.
 MAX_INFLATED = 64 * 1024 * 1024
 
@@ -97,7 +101,7 @@ _RESETS = set(b"\n\f\r\\^=")
 #: What pydicom raises on a sequence that is none.
 _PYDICOM_ERRORS = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError),
-    *(NotImplementedError, RecursionError, struct.error),
+    *(NotImplementedError, RecursionError, struct.error, BytesLengthException),
 )
 
 Values = tuple[HeaderValue, ...]
@@ -291,11 +295,11 @@ def _first_frame(source: _Source) -> dict[str, Values]:
     """What rules read of the first frame of an enhanced object (PS3.3 C.7.6.16) or of an NM image."""
     found: dict[str, Values] = {}
     for tag in _FUNCTIONAL_GROUPS:
-        for groups in _items(source, tag)[:1]:
+        for groups in _first_item(source, tag):
             for macro, keyword in _OF_FRAME:
                 for item in groups.get(macro, [])[:1]:
                     found |= _nested(item, keyword)
-    for detector in _items(source, _DETECTORS)[:1]:
+    for detector in _first_item(source, _DETECTORS):
         for keyword in _OF_DETECTOR:
             found |= _nested(detector, keyword)
     return found
@@ -316,6 +320,8 @@ def _nested(item: Dataset, keyword: str) -> dict[str, Values]:
     texts = [_without_null(str(value).strip(" \x00")) for value in raw]
     # JSON has no NaN and no infinity.
     is_text = element.VR in _TEXT and element.VR not in ("DS", "IS")
+    if sum(map(len, texts)) > MAX_VALUE_LENGTH:
+        return {}
     values = tuple(text if is_text else _number(text, float) for text in texts)
     return {keyword: values} if any(value not in (None, "") for value in values) else {}
 
@@ -326,10 +332,31 @@ def _is_evidence(source: _Source) -> bool:
 
 
 def _items(source: _Source, tag: int) -> list[Dataset]:
-    """The items of a top-level sequence, by pydicom."""
+    """The items of a short top-level sequence, by pydicom; none of a long one."""
     element = source.elements.get(tag)
-    if element is None or element.start == element.end:
+    if element is None or not 0 < element.end - element.start <= MAX_ITEM_LENGTH:
         return []
-    stream = BytesIO(source.data[element.head : element.end])
-    ds = read_dataset(stream, source.encoding.is_implicit, source.encoding.is_little)
-    return list(ds[tag].value)
+    value = _by_pydicom(source.data[element.head : element.end], source.encoding)[tag].value
+    # Whatever its VR says: a value that is no sequence has no items.
+    return list(value) if isinstance(value, Sequence) else []
+
+
+def _first_item(source: _Source, tag: int) -> list[Dataset]:
+    """The first item of a top-level sequence, if there is one, the others of which may be very many."""
+    element = source.elements.get(tag)
+    if element is None or element.end - element.start < 8:
+        return []
+    # PS3.5 6.2.2: the content of UN is Implicit VR Little Endian.
+    encoding = Encoding(True, True) if element.vr == "UN" else source.encoding
+    start = element.start + 8
+    item = struct.unpack_from(encoding.order + "HHI", source.data, element.start)
+    length = item[2]
+    if item[:2] != (0xFFFE, 0xE000) or MAX_ITEM_LENGTH < length < 0xFFFFFFFF:
+        return []
+    # PS3.5 7.5: of undefined length, it ends at its delimitation item, at which pydicom stops.
+    end = min(element.end, start + min(length, MAX_ITEM_LENGTH))
+    return [_by_pydicom(source.data[start:end], encoding)]
+
+
+def _by_pydicom(data: bytes, encoding: Encoding) -> Dataset:
+    return read_dataset(BytesIO(data), encoding.is_implicit, encoding.is_little)

@@ -27,6 +27,8 @@ _TAGS = (
 )
 #: Bytes before pixel data that are looked at: of larger headers nearly all are frames' geometry.
 MOST_SCANNED = 16 * 1024 * 1024
+#: Places of one tag that are looked at: as many as UIDs fit in there.
+MOST_PLACES = 300_000
 _LONGEST = 64
 
 
@@ -44,7 +46,9 @@ def mentioned_uids(data: bytes, end: int, encoding: Encoding) -> frozenset[str]:
     for group, number in _TAGS:
         tag = group.to_bytes(2, order) + number.to_bytes(2, order)
         at = data.find(tag, 0, end)
-        while at >= 0:
+        places = 0
+        while at >= 0 and places < MOST_PLACES:
+            places += 1
             found.add(_value(data, at + 4, order))
             at = data.find(tag, at + 4, end)
     return frozenset(uid.decode("ascii", "replace") for uid in found if uid[:1].isdigit())

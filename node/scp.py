@@ -19,6 +19,7 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from node import tls
@@ -99,6 +100,8 @@ class _Tally:
     reason: str = ""
     #: Rights that it asked for and has not.
     not_permitted: frozenset[str] = frozenset()
+    #: Whether it was sent an A-ABORT.
+    is_aborted: bool = False
     #: (Study Instance UID, DIMSE status, outcome) -> instances.
     counts: Counter[tuple[str | None, int, AddOutcome | None]] = field(default_factory=Counter)
 
@@ -186,6 +189,7 @@ class Scp:
                     (evt.EVT_REQUESTED, self._admit),
                     (evt.EVT_ACSE_SENT, self._note_rejection),
                     (evt.EVT_ACCEPTED, self._log_contexts),
+                    (evt.EVT_PDU_SENT, self._log_abort),
                 ],
                 store=self._store,
                 ended=self._end,
@@ -319,6 +323,18 @@ class Scp:
                 abstract_syntax=str(context.abstract_syntax),
                 name=UID(context.abstract_syntax or "").name,
                 reason="transfer syntax" if context.result == 0x04 else why,
+            )
+
+    def _log_abort(self, event: evt.Event) -> None:
+        # PS3.8 9.3.8: source 2 is the upper layer, which was sent what it cannot go on with.
+        # Whatever else comes until it hangs up is answered with another (Table 9-10, AA-7).
+        pdu = cast(Any, event).pdu
+        tally = self._tallies.get(event.assoc)
+        if isinstance(pdu, A_ABORT_RQ) and tally is not None and not tally.is_aborted:
+            tally.is_aborted = True
+            about = event.assoc.requestor
+            _log.warning(
+                "abort_sent", address=about.address, calling_ae=about.ae_title, source=pdu.source
             )
 
     def _store(self, request: StoreRequest) -> int:

@@ -27,14 +27,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
+from pydicom.errors import BytesLengthException
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_items import PresentationDataValueItem
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
 from pynetdicom.transport import (
     AssociationSocket,
     RequestHandler,
@@ -54,6 +56,18 @@ PROCESSING_FAILURE = 0x0110
 _LOOK_S = 0.5
 #: Associate, release and abort PDUs; a peer that says more is no DICOM peer.
 _MAX_CONTROL_PDU = 1 << 20
+#: A command set: a dozen elements, four attribute lists at most (PS3.7 E.1).
+_MAX_COMMAND = 1 << 16
+#: The data set of another message than C-STORE: a report of a storage commitment names an instance in 100 bytes.
+_MAX_OTHER_DATA = 1 << 25
+#: Bytes; a view costs about 200.
+_SMALL_FRAGMENT = 1024
+
+#: What pydicom and pynetdicom raise on a command set that is none.
+_COMMAND_ERRORS = (
+    *(LookupError, AttributeError, ValueError, TypeError, EOFError, OSError),
+    *(NotImplementedError, struct.error, BytesLengthException),
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -221,6 +235,11 @@ class _Acceptor(Association):
     def run_reactor(self) -> None:
         try:
             super().run_reactor()
+        except Exception:
+            # The top of the association's loop: what it was asked for was no request that anybody foresaw.
+            _log.exception("association_failed")
+            self.is_aborted, self.is_established = True, False
+            cast(_UpperLayer, self.dul).give_up()
         finally:
             cast(_Socket, self.dul.socket).release()
             self._ended(self)
@@ -314,6 +333,7 @@ class _Socket(AssociationSocket):
 
     def recv(self, nr_bytes: int) -> bytearray:
         if nr_bytes > max(_MAX_CONTROL_PDU, 2 * (self.assoc.acceptor.maximum_length or 0)):
+            _log.warning("pdu_refused", reason=f"it says {nr_bytes} bytes")
             raise ConnectionAbortedError(f"a PDU of {nr_bytes} bytes")
         limit_s = self._limit_s()
         deadline = time.monotonic() + limit_s
@@ -392,6 +412,25 @@ class _UpperLayer(DULServiceProvider):
             cast(Any, self.to_user_queue).put(None)
         super().kill_dul()
 
+    def run_reactor(self) -> None:
+        try:
+            super().run_reactor()
+        except InvalidEventError:
+            # The user answered a request (Evt7, Evt8) while the peer was already being hung up on (Sta13): PS3.8
+            # Table 9-10 knows no such event, and there is nobody left to answer.
+            self.give_up()
+        except Exception:
+            # The top of the upper layer's loop: a bug of ours costs this association, and not its thread for good.
+            _log.exception("upper_layer_failed")
+            self.give_up()
+
+    def give_up(self) -> None:
+        """End the association without another word: what could be said is not known any more."""
+        self.assoc.is_aborted, self.assoc.is_established = True, False
+        self.assoc._kill = self._kill_thread = True
+        if self.socket is not None:
+            self.socket.close()
+
     @property
     def _kill_thread(self) -> bool:
         return self._is_killed
@@ -403,8 +442,21 @@ class _UpperLayer(DULServiceProvider):
             self._wake()
 
     def _decode_pdu(self, bytestream: bytearray) -> tuple[Any, str]:
+        try:
+            return self._decode(bytestream)
+        except Exception as error:
+            # pynetdicom makes Evt19 of it; its own words would repeat what the peer sent.
+            kind = type(error).__name__
+            _log.warning("pdu_refused", pdu_type=bytestream[0], size=len(bytestream), reason=kind)
+            raise
+
+    def _decode(self, bytestream: bytearray) -> tuple[Any, str]:
         if bytestream[0] != 0x04:
             pdu, event = super()._decode_pdu(bytestream)
+            # What the state machine does with it next raises on values that the standard does not have.
+            primitive = pdu.to_primitive()
+            if isinstance(primitive, A_ASSOCIATE):
+                _demand_whole(primitive)
             return pdu, event
         # PS3.8 Tables 9-22 and 9-23: each item is length, presentation context ID, value.
         pdu = P_DATA_TF()
@@ -423,6 +475,13 @@ class _UpperLayer(DULServiceProvider):
         return pdu, "Evt10"
 
 
+def _demand_whole(request: A_ASSOCIATE) -> None:
+    for context in request.presentation_context_definition_list:
+        # PS3.8 9.3.2.2: one abstract syntax, and one transfer syntax at least.
+        if context.abstract_syntax is None or not context.transfer_syntax:
+            raise ValueError("a presentation context without a syntax")
+
+
 class _Dimse(DIMSEServiceProvider):
     """Collects and answers C-STORE requests; everything else goes on to pynetdicom."""
 
@@ -430,45 +489,75 @@ class _Dimse(DIMSEServiceProvider):
         super().__init__(assoc)
         self._store = store
         self._command = bytearray()
+        #: Nothing that comes after what was refused is looked at.
+        self._is_over = False
         #: The C-STORE request whose data set is coming in.
         self._collecting: StoreCommand | None = None
-        self._fragments: list[bytes] = []
+        self._fragments: list[memoryview | bytearray] = []
+        #: Bytes of the data set of another service's message.
+        self._passed_on = 0
         self._hash = new_digest()
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         for context_id, value in primitive.presentation_data_value_list:
             # PS3.8 E.2: bit 0 set is a command, bit 1 set is the last fragment.
             is_command, is_last = value[0] & 1, value[0] & 2
+            if self._is_over:
+                return
             if is_command:
                 self._command += value[1:]
-                if is_last:
+                if len(self._command) > _MAX_COMMAND:
+                    self._refuse("command_unreadable", reason="the command set has no end")
+                elif is_last:
                     self._take_command(context_id)
             elif self._collecting is not None:
-                self._fragments.append(value[1:])
-                # Here, while the peer sends on, it costs no time of its own.
-                self._hash.update(value[1:])
+                self._collect(memoryview(value)[1:])
                 if is_last:
                     self._answer(context_id, self._collecting)
+            elif self.message is None:
+                # PS3.8 E.1: a command set comes first.
+                self._refuse("data_set_unasked", context_id=context_id)
             else:
-                self._pass_on(context_id, bytes(value))
+                self._passed_on += len(value)
+                if self._passed_on > _MAX_OTHER_DATA:
+                    self._refuse("data_set_endless", context_id=context_id)
+                else:
+                    self._pass_on(context_id, bytes(value))
+
+    def _collect(self, value: memoryview) -> None:
+        """Keep a fragment: as a view of its PDU, or copied when it is so small that the view would be the larger."""
+        if len(value) >= _SMALL_FRAGMENT:
+            self._fragments.append(value)
+        elif self._fragments and isinstance(self._fragments[-1], bytearray):
+            self._fragments[-1] += value
+        else:
+            self._fragments.append(bytearray(value))
+        # Here, while the peer sends on, it costs no time of its own.
+        self._hash.update(value)
+
+    def _refuse(self, event: str, **details: object) -> None:
+        """Hang up, and say why."""
+        _log.warning(event, **details)
+        self._is_over = True
+        self._command = bytearray()
+        self._collecting, self._fragments, self._hash = None, [], new_digest()
+        # Evt19: Unrecognised or invalid PDU received
+        self.dul.event_queue.put("Evt19")
 
     def _take_command(self, context_id: int) -> None:
         encoded, self._command = bytes(self._command), bytearray()
         try:
             command = read_store_command(encoded)
         except ValueError as error:
-            _log.warning("command_unreadable", reason=str(error))
-            # Evt19: Unrecognised or invalid PDU received
-            self.dul.event_queue.put("Evt19")
+            self._refuse("command_unreadable", reason=str(error))
             return
         if command is None:
+            self._passed_on = 0
             self._pass_on(context_id, b"\x03" + encoded)
             return
         if self._collecting is not None:
             # PS3.8 E.1: a message is whole before the next begins. Two data sets must not become one.
-            _log.warning("data_set_unfinished", sop_class_uid=self._collecting.sop_class_uid)
-            self._collecting, self._fragments, self._hash = None, [], new_digest()
-            self.dul.event_queue.put("Evt19")
+            self._refuse("data_set_unfinished", context_id=context_id)
             return
         self._collecting = command
         if not command.has_data_set:
@@ -479,10 +568,9 @@ class _Dimse(DIMSEServiceProvider):
         primitive.presentation_data_value_list.append((context_id, value))
         try:
             super().receive_primitive(primitive)
-        except (KeyError, AttributeError) as error:
+        except _COMMAND_ERRORS as error:
             # A Command Field that is none of PS3.7 E.1, or a command without one of its elements.
-            _log.warning("command_unreadable", reason=str(error))
-            self.dul.event_queue.put("Evt19")
+            self._refuse("command_unreadable", reason=type(error).__name__)
 
     def _answer(self, context_id: int, command: StoreCommand) -> None:
         data = b"".join(self._fragments)
@@ -490,11 +578,16 @@ class _Dimse(DIMSEServiceProvider):
         self._collecting, self._fragments, self._hash = None, [], new_digest()
         context = self.assoc._accepted_cx.get(context_id)
         if context is None:
-            _log.warning("context_not_accepted", context_id=context_id)
-            self.dul.event_queue.put("Evt19")
+            self._refuse("context_not_accepted", context_id=context_id)
             return
         if command.sop_class_uid != context.abstract_syntax:
             status = SOP_CLASS_NOT_SUPPORTED
+            _log.warning(
+                "instance_refused",
+                status=f"0x{status:04X}",
+                calling_ae=self.assoc.requestor.ae_title,
+                reason="The request names another SOP Class than its presentation context.",
+            )
         else:
             status = self._handle(
                 StoreRequest(

@@ -25,6 +25,7 @@ from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from node.filing import file_evidence
+from node.logs import quiet_dicom_libraries
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import Installation
@@ -131,6 +132,7 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
         logging.getLogger("distributed").setLevel(logging.WARNING)
+        quiet_dicom_libraries()
 
     def load(self, folder: Path) -> LoadedPipeline:
         """The pipeline of a folder, loaded once."""

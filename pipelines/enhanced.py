@@ -13,7 +13,7 @@ from typing import Final
 from pydicom import Dataset
 from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, EnhancedPETImageStorage
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, shown
 
 _SOP_CLASSES: Final = (EnhancedCTImageStorage, EnhancedMRImageStorage, EnhancedPETImageStorage)
 #: Functional group -> what a slice says of itself.
@@ -48,13 +48,13 @@ def frame_headers(ds: Dataset) -> list[Dataset]:
     frames = ds.get(_GROUPS[1]) or ()
     if len(frames) != int(ds.get("NumberOfFrames") or 1):
         raise InputError(
-            f"Instance {ds.SOPInstanceUID} has {len(frames)} functional groups for {ds.get('NumberOfFrames')} frames "
-            "(PerFrameFunctionalGroupsSequence).",
+            f"Instance {shown(ds.SOPInstanceUID)} has {len(frames)} functional groups for "
+            f"{shown(ds.get('NumberOfFrames'))} frames (PerFrameFunctionalGroupsSequence).",
             code="input-no-geometry",
         )
     if len(frames) < 2:
         raise InputError(
-            f"Instance {ds.SOPInstanceUID} has {len(frames)} frame(s): a volume needs two at least.",
+            f"Instance {shown(ds.SOPInstanceUID)} has {len(frames)} frame(s): a volume needs two at least.",
             code="input-too-few-slices",
         )
     common = Dataset()

@@ -65,5 +65,12 @@ class UnprovenError(PipelineError):
     code = "evidence-unproven"
 
 
+def shown(value: object, longest: int = 64) -> str:
+    """A value that came with a file, as a sentence may repeat it: short, in one line, without control characters."""
+    text = str(value)
+    text = f"{text[:longest]}..." if len(text) > longest else text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _rebuild(kind: type[PipelineError], message: str, code: str) -> PipelineError:
     return kind(message, code=code)

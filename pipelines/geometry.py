@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, shown
 
 #: Difference of direction cosines up to which planes are parallel (0.06 degrees).
 ORIENTATION_TOLERANCE = 1e-3
@@ -93,7 +93,7 @@ def decimals(ds: Dataset, keyword: str, count: int) -> Vectors:
         values = np.empty(0)
     if values.size != count or not np.isfinite(values).all():
         raise InputError(
-            f"Instance {ds.SOPInstanceUID} has no usable {keyword}: it cannot be placed in space.",
+            f"Instance {shown(ds.SOPInstanceUID)} has no usable {keyword}: it cannot be placed in space.",
             code="input-no-geometry",
         )
     return values
@@ -107,7 +107,8 @@ def _orientation(ds: Dataset) -> Vectors:
     # PS3.3 C.7.6.2.1.1: "The row and column direction cosine vectors shall be orthogonal ... and normal".
     if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE:
         raise InputError(
-            f"Instance {ds.SOPInstanceUID}: ImageOrientationPatient is not a pair of perpendicular unit vectors.",
+            f"Instance {shown(ds.SOPInstanceUID)}: ImageOrientationPatient is not a pair of "
+            "perpendicular unit vectors.",
             code="input-no-geometry",
         )
     row = row / np.linalg.norm(row)
@@ -119,7 +120,8 @@ def _pixel_spacing(ds: Dataset) -> Vectors:
     values = decimals(ds, "PixelSpacing", 2)
     if (values <= 0).any():
         raise InputError(
-            f"Instance {ds.SOPInstanceUID}: PixelSpacing is not positive.", code="input-no-geometry"
+            f"Instance {shown(ds.SOPInstanceUID)}: PixelSpacing is not positive.",
+            code="input-no-geometry",
         )
     return values
 
@@ -128,15 +130,15 @@ def _demand_equal(datasets: Sequence[Dataset], orientations: Vectors, spacings: 
     turned = np.abs(orientations - orientations[0]).max(axis=1)
     if turned.max() > ORIENTATION_TOLERANCE:
         raise InputError(
-            f"Instance {datasets[int(turned.argmax())].SOPInstanceUID} is not parallel to instance "
-            f"{datasets[0].SOPInstanceUID} (ImageOrientationPatient): this is no stack of slices.",
+            f"Instance {shown(datasets[int(turned.argmax())].SOPInstanceUID)} is not parallel to instance "
+            f"{shown(datasets[0].SOPInstanceUID)} (ImageOrientationPatient): this is no stack of slices.",
             code="input-mixed-orientation",
         )
     scaled = np.abs(spacings / spacings[0] - 1).max(axis=1)
     if scaled.max() > SPACING_TOLERANCE:
         raise InputError(
-            f"Instance {datasets[int(scaled.argmax())].SOPInstanceUID} has another PixelSpacing than instance "
-            f"{datasets[0].SOPInstanceUID}.",
+            f"Instance {shown(datasets[int(scaled.argmax())].SOPInstanceUID)} has another PixelSpacing than instance "
+            f"{shown(datasets[0].SOPInstanceUID)}.",
             code="input-mixed-spacing",
         )
 

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, shown
 
 _INT16 = np.iinfo(np.int16)
 #: What decoders raise on damaged, truncated or unsupported pixel data; pydicom wraps those of its plug-ins.
@@ -42,12 +42,15 @@ def modality_values(datasets: Sequence[Dataset]) -> NDArray[Any]:
         `input-unreadable-pixels`, naming the instance.
     """
     shape = (len(datasets), int(datasets[0].Rows), int(datasets[0].Columns))
-    stack: NDArray[Any] = np.empty(shape, np.int16)
+    stack: NDArray[Any] = np.empty(0, np.int16)
     for index, ds in enumerate(datasets):
         try:
             values = _rescaled(ds, _stored_values(ds))
         except _DECODE_ERRORS as error:
             raise _undecodable(ds, error) from error
+        if index == 0:
+            # Not before: Rows and Columns may say anything, and memory for that would be looked for.
+            stack = np.empty(shape, np.int16)
         if stack.dtype == np.int16 and not _is_int16(values):
             # One slice that does not fit makes all of them float32, which holds every int16 exactly.
             stack = stack.astype(np.float32)
@@ -91,8 +94,8 @@ def frame_values(ds: Dataset, headers: Sequence[Dataset] = ()) -> NDArray[Any]:
 
 def _undecodable(ds: Dataset, error: Exception) -> InputError:
     return InputError(
-        f"The pixels of instance {ds.SOPInstanceUID} cannot be decoded "
-        f"({ds.file_meta.TransferSyntaxUID.name}): {error}",
+        f"The pixels of instance {shown(ds.SOPInstanceUID)} cannot be decoded "
+        f"({shown(ds.file_meta.TransferSyntaxUID.name)}): {shown(error, 300)}",
         code="input-unreadable-pixels",
     )
 

@@ -16,7 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import NuclearMedicineImageStorage
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, shown
 from pipelines.geometry import ORIENTATION_TOLERANCE, decimals
 
 #: PS3.3 C.8.4.8: what Frame Increment Pointer names in a RECON TOMO.
@@ -70,7 +70,7 @@ def place_frames(ds: Dataset) -> PlacedFrames:
     step = float(decimals(ds, "SpacingBetweenSlices", 1)[0])
     if min(rows, columns, abs(step)) < _SHORTEST_MM:
         raise InputError(
-            f"Instance {ds.SOPInstanceUID}: PixelSpacing is not positive or SpacingBetweenSlices is zero.",
+            f"Instance {shown(ds.SOPInstanceUID)}: PixelSpacing is not positive or SpacingBetweenSlices is zero.",
             code="input-no-geometry",
         )
     slices = _slice_numbers(ds, frames)
@@ -93,14 +93,14 @@ def _demand_reconstruction(ds: Dataset) -> int:
     # PS3.3 C.8.4.9.1.1.3: value 3; other NM images are projections, or gated, with several phases.
     if len(kind) < 3 or kind[2] != "RECON TOMO":
         raise InputError(
-            f"Instance {ds.SOPInstanceUID} is no reconstructed tomogram (Image Type "
+            f"Instance {shown(ds.SOPInstanceUID)} is no reconstructed tomogram (Image Type "
             f"{chr(92).join(kind) or 'missing'}): send the RECON TOMO.",
             code="input-not-a-reconstruction",
         )
     frames = int(ds.get("NumberOfFrames") or 1)
     if frames < 2:
         raise InputError(
-            f"Instance {ds.SOPInstanceUID} has {frames} frame(s): a volume needs two at least.",
+            f"Instance {shown(ds.SOPInstanceUID)} has {frames} frame(s): a volume needs two at least.",
             code="input-too-few-slices",
         )
     return frames
@@ -116,8 +116,8 @@ def _placed_detector(ds: Dataset) -> Dataset:
             placed.ImageOrientationPatient = item.ImageOrientationPatient
             return placed
     raise InputError(
-        f"Instance {ds.SOPInstanceUID} has no Image Position and Orientation (Patient) in its Detector Information "
-        "Sequence (0054,0022): it cannot be placed in space.",
+        f"Instance {shown(ds.SOPInstanceUID)} has no Image Position and Orientation (Patient) in its Detector "
+        "Information Sequence (0054,0022): it cannot be placed in space.",
         code="input-no-geometry",
     )
 
@@ -127,7 +127,8 @@ def _orthonormal(ds: Dataset, values: NDArray[np.float64]) -> NDArray[np.float64
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column), 1 + abs(row @ column)])
     if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE:
         raise InputError(
-            f"Instance {ds.SOPInstanceUID}: ImageOrientationPatient is not a pair of perpendicular unit vectors.",
+            f"Instance {shown(ds.SOPInstanceUID)}: ImageOrientationPatient is not a pair of "
+            "perpendicular unit vectors.",
             code="input-no-geometry",
         )
     row = row / np.linalg.norm(row)
@@ -140,7 +141,8 @@ def _slice_numbers(ds: Dataset, frames: int) -> tuple[int, ...]:
     pointers, vector = _values(ds, "FrameIncrementPointer"), _values(ds, "SliceVector")
     if any(Tag(one) != _SLICE_VECTOR for one in pointers):
         raise InputError(
-            f"Instance {ds.SOPInstanceUID}: its frames differ by more than their slice (Frame Increment Pointer).",
+            f"Instance {shown(ds.SOPInstanceUID)}: its frames differ by more than their slice "
+            "(Frame Increment Pointer).",
             code="input-not-a-reconstruction",
         )
     if not vector:
@@ -148,8 +150,8 @@ def _slice_numbers(ds: Dataset, frames: int) -> tuple[int, ...]:
     numbers = [int(one) for one in vector]
     if sorted(numbers) != list(range(1, frames + 1)):
         raise InputError(
-            f"Instance {ds.SOPInstanceUID}: Slice Vector does not number its {frames} frames 1 to {frames}: slices are "
-            "missing or repeated.",
+            f"Instance {shown(ds.SOPInstanceUID)}: Slice Vector does not number its {frames} frames 1 to {frames}: "
+            "slices are missing or repeated.",
             code="input-missing-slices",
         )
     return tuple(numbers.index(number) + 1 for number in range(1, frames + 1))

@@ -12,7 +12,10 @@ and only a pipeline knows what is outside for it.
 
 from __future__ import annotations
 
+import io
+import os
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from pipelines.enhanced import frame_headers, is_enhanced
-from pipelines.errors import InputError
+from pipelines.errors import InputError, shown
 from pipelines.gaps import longest_run
 from pipelines.geometry import Grid, fit_grid
 from pipelines.pixels import frame_values, modality_values
@@ -39,7 +42,9 @@ _READ_ERRORS = (
     AttributeError,
     TypeError,
     NotImplementedError,
+    RecursionError,
     struct.error,
+    zlib.error,
 )
 #: What is read of a header besides its pixels: parsed at the door, where a damaged element has an answer.
 _HEADER = (
@@ -168,9 +173,22 @@ def _only(datasets: Sequence[Dataset]) -> Dataset:
     return datasets[0]
 
 
+class _Bounded(io.BufferedReader):
+    """A file that is never asked for more than it has: Python finds memory first for an element that says 2 GB."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.path.getsize(path)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def _read(path: Path, number: int) -> Dataset:
     try:
-        ds = dcmread(path)
+        with _Bounded(path) as file:
+            ds = dcmread(file)
         # The header is parsed on access; a file without these is no composite instance at all.
         _ = (ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, ds.StudyInstanceUID)
         _ = ds.file_meta.TransferSyntaxUID.name
@@ -192,14 +210,14 @@ def _demand_readable(ds: Dataset) -> None:
             pass
     except _READ_ERRORS as error:
         raise InputError(
-            f"The header of instance {ds.SOPInstanceUID} has a damaged element ({type(error).__name__}).",
+            f"The header of instance {shown(ds.SOPInstanceUID)} has a damaged element ({type(error).__name__}).",
             code="input-unreadable",
         ) from error
 
 
 def _demand_slice(ds: Dataset) -> None:
     """One instance must be a grey single-frame image that can be part of a volume."""
-    uid = ds.SOPInstanceUID
+    uid = shown(ds.SOPInstanceUID)
     sizes = (ds.get("Rows"), ds.get("Columns"))
     if "PixelData" not in ds or not all(isinstance(n, int) and n > 0 for n in sizes):
         raise InputError(
@@ -216,7 +234,7 @@ def _demand_slice(ds: Dataset) -> None:
     photometric = str(ds.get("PhotometricInterpretation", ""))
     if ds.get("SamplesPerPixel") != 1 or not photometric.startswith("MONOCHROME"):
         raise InputError(
-            f"Instance {uid} is no grey image (Photometric Interpretation {photometric or 'missing'}).",
+            f"Instance {uid} is no grey image (Photometric Interpretation {shown(photometric) or 'missing'}).",
             code="input-colour",
         )
     # PS3.3 C.8.2.1.1.1: value 3 of Image Type.
@@ -246,12 +264,15 @@ def _demand_one_series(datasets: Sequence[Dataset]) -> None:
         for ds in datasets:
             if ds.get(keyword) != first.get(keyword):
                 raise InputError(
-                    f"Instance {ds.SOPInstanceUID} has another {keyword} than instance {first.SOPInstanceUID}.",
+                    f"Instance {shown(ds.SOPInstanceUID)} has another {keyword} than "
+                    f"instance {shown(first.SOPInstanceUID)}.",
                     code=code,
                 )
     twice = _first_repeated(str(ds.SOPInstanceUID) for ds in datasets)
     if twice is not None:
-        raise InputError(f"Instance {twice} is given twice.", code="input-duplicate-instance")
+        raise InputError(
+            f"Instance {shown(twice)} is given twice.", code="input-duplicate-instance"
+        )
 
 
 def _first_repeated(uids: Iterable[str]) -> str | None:

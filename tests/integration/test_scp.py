@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pytest
 from dicomgen import Geometry, make_instance, make_series, make_uid, save, save_all
+from fuzz import pdus
 from nodes import free_port, wait_for
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -465,6 +466,106 @@ def test_an_unknown_command_is_answered_with_an_abort(start: Start) -> None:
     send_fragments(assoc, fragment(3, command_set(0x9999, "1.2.3", 0x0101)))
     wait_for("the abort", lambda: assoc.is_aborted, 10)
     wait_for("the line", lambda: listener.events("association"))
+
+
+def test_a_data_set_without_a_command_ends_the_association(start: Start) -> None:
+    """PS3.8 E.1; what nobody asked for was kept for ever."""
+    listener = start()
+    assoc = associate(listener.port, (CT, EXPLICIT))
+    send_fragments(assoc, fragment(0, b"x" * 1000))
+    wait_for("the abort", lambda: assoc.is_aborted, 10)
+    wait_for("the line", lambda: listener.events("association"))
+
+
+def test_a_command_set_without_end_ends_the_association(start: Start) -> None:
+    listener = start()
+    assoc = associate(listener.port, (CT, EXPLICIT))
+    for _ in range(8):
+        send_fragments(assoc, fragment(1, b"\x00" * 15000))
+    wait_for("the abort", lambda: assoc.is_aborted, 10)
+
+
+def test_a_command_whose_number_has_an_odd_length_ends_the_association(start: Start) -> None:
+    """pydicom raises of it in the upper layer's thread, which died."""
+    listener = start()
+    assoc = associate(listener.port, (VERIFICATION, EXPLICIT))
+    encoded = command_set(0x0030, "1.2.3", 0x0101)
+    kind = b"\x00\x00\x00\x08\x02\x00\x00\x00\x01\x01"
+    assert kind in encoded
+    broken = encoded.replace(kind, b"\x00\x00\x00\x08\x01\x00\x00\x00\x01")
+    send_fragments(assoc, fragment(3, broken))
+    wait_for("the abort", lambda: assoc.is_aborted, 10)
+    wait_for("the line", lambda: listener.events("association"))
+
+
+def test_thousands_of_tiny_fragments_are_one_data_set(start: Start, tmp_path: Path) -> None:
+    """Empty ones among them; as views they would cost a hundred times their size."""
+    listener = start()
+    ds = make_instance()
+    data = data_of(save(ds, tmp_path / "in"))
+    assoc = associate(listener.port, (CT, EXPLICIT))
+    send_fragments(assoc, fragment(3, command_set(0x0001, ds.SOPInstanceUID)))
+    tiny = [fragment(0, data[at : at + 1]) + fragment(0, b"") for at in range(len(data))]
+    for at in range(0, len(tiny), 500):
+        send_fragments(assoc, *tiny[at : at + 500])
+    send_fragments(assoc, fragment(2, b""))
+    wait_for("the file", lambda: list((tmp_path / "archive").rglob("*.dcm")), 10)
+    assoc.release()
+    wait_for("the line", lambda: listener.events("instances-received"), 10)
+    assert listener.content(ds.SOPInstanceUID).endswith(data)
+
+
+def even_context(request: bytes) -> bytes:
+    """The A-ASSOCIATE-RQ with presentation context ID 2."""
+    return request.replace(b"\x01\x00\x00\x00\x30", b"\x02\x00\x00\x00\x30")
+
+
+def no_transfer_syntax(request: bytes) -> bytes:
+    """The A-ASSOCIATE-RQ with a reserved item in place of the transfer syntax."""
+    return request.replace(b"\x40\x00\x00\x13", b"\x45\x00\x00\x13")
+
+
+@pytest.mark.parametrize("change", [even_context, no_transfer_syntax])
+def test_a_request_that_is_none_is_answered_with_an_abort(
+    start: Start, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the association died of them, and the connection stayed."""
+    listener = start()
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    request = pdus.associate_rq([(VERIFICATION, EXPLICIT)])
+    assert change(request) != request
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection:
+        connection.sendall(change(request))
+        assert connection.recv(4096)[:1] == b"\x07"
+    assert not died
+
+
+def test_an_abort_from_nobody_is_answered_with_an_abort(start: Start) -> None:
+    """PS3.8 Table 9-26: there is no source 4; the upper layer's thread died of it."""
+    listener = start()
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection:
+        connection.sendall(pdus.associate_rq([(VERIFICATION, EXPLICIT)]))
+        assert connection.recv(4096)[:1] == b"\x02"
+        connection.sendall(b"\x07\x00\x00\x00\x00\x04\x00\x00\x04\x00")
+        assert connection.recv(4096)[:1] == b"\x07"
+
+
+def test_a_peer_that_does_not_wait_for_the_answer_is_hung_up_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PS3.8 Table 9-10, Sta3: the acceptance that comes too late killed the upper layer's thread."""
+    listener = start()
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    for _ in range(5):
+        request = pdus.associate_rq([(VERIFICATION, EXPLICIT)])
+        with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection:
+            connection.sendall(request + pdus.RELEASE_RQ)
+            while connection.recv(4096)[:1] not in (b"\x07", b""):
+                pass
+    wait_for("the lines", lambda: len(listener.events("association")) == 5)
+    assert not died
 
 
 def test_a_silent_peer_is_given_up(start: Start) -> None:
