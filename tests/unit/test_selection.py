@@ -139,9 +139,7 @@ def test_most_slices_win_and_the_loser_says_to_whom() -> None:
 
 
 def test_of_as_many_slices_the_smaller_series_number_wins() -> None:
-    found = chosen(
-        [SPECT, series("a", at=4, SeriesNumber=4), series("b", at=5, SeriesNumber=3)]
-    )
+    found = chosen([SPECT, series("a", at=4, SeriesNumber=4), series("b", at=5, SeriesNumber=3)])
     assert inputs(found) == [{"spect": "nm", "ct": "b"}]
     assert (
         "prefer least SeriesNumber (seen: 4; series …b has 3)" in decisions(found)["ct", "a"].reason
