@@ -162,7 +162,7 @@ def test_the_end_is_the_same(sqlite_template: Path, tmp_path: Path) -> None:
     run_state_machine_as_test(
         make_machine(sqlite_template, expected),
         settings=settings(
-            max_examples=25,
+            max_examples=20,
             stateful_step_count=12,
             deadline=None,
             suppress_health_check=list(HealthCheck),
