@@ -1,7 +1,7 @@
 # The node as a container:
 #     docker build -t osteonode .
 #     docker run -p 11112:11112 -v osteonode-data:/data [--gpus all] osteonode
-# It needs no privilege and writes to its volume only (docs/security.md):
+# It wants no privilege and writes to its volume (docs/security.md):
 #     docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges ...
 # A config.toml in the volume is read; every setting can come by the environment instead (config.example.toml).
 # Same install steps as the Makefile; tests/test_packaging.py compares them.
