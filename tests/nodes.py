@@ -75,6 +75,9 @@ class Node:
             backoff_s = 0.5
             backoff_max_s = 1.0
             timeout_s = 5.0
+            [disk]
+            low_mb = 0
+            full_mb = 0
             """,
             encoding="utf-8",
         )
