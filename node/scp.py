@@ -1,4 +1,5 @@
-"""What we are asked: C-ECHO and C-STORE, of every storage SOP Class, in every transfer syntax, as they come.
+"""What we are asked: C-ECHO, and C-STORE of every storage SOP Class, in every transfer syntax, as they come. And what
+we are told: storage commitment reports (PS3.4 J.3.3).
 
 The network's side only: who may associate, with which presentation contexts, what the audit log hears of it. What
 becomes of an instance is `node.receiving`'s; how bytes get here is `node.transport`'s.
@@ -23,6 +24,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
+from node.commitment import PUSH_MODEL, UNRECOGNIZED_OPERATION, Keep, accepted_context, take_report
 from node.config import Config
 from node.errors import ConfigError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -110,6 +112,8 @@ class Scp:
     ----------
     on_news
         Called at the end of an association that brought something new.
+    keep_report
+        Takes a storage commitment report; False when we asked for none such.
     """
 
     def __init__(
@@ -119,8 +123,10 @@ class Scp:
         index: Index,
         *,
         on_news: Callable[[], None] = lambda: None,
+        keep_report: Keep = lambda report: False,
     ) -> None:
         self._config = config
+        self._keep_report = keep_report
         self._archive = archive
         self._index = index
         self._on_news = on_news
@@ -149,6 +155,9 @@ class Scp:
                     (evt.EVT_REQUESTED, self._propose),
                     (evt.EVT_ACSE_SENT, self._note_rejection),
                     (evt.EVT_ACCEPTED, self._log_contexts),
+                    (evt.EVT_N_EVENT_REPORT, self._hear),
+                    # We commit ourselves to nothing: what comes is not kept for good.
+                    (evt.EVT_N_ACTION, lambda event: (UNRECOGNIZED_OPERATION, None)),
                 ],
                 store=self._store,
                 ended=self._end,
@@ -195,15 +204,20 @@ class Scp:
         wanted: dict[str, list[str]] = {}
         for context in _request(event.assoc).presentation_context_definition_list:
             uid = str(context.abstract_syntax)
-            if uid in self._accepted:
+            if uid in self._accepted or uid == PUSH_MODEL:
                 known = [
                     ts for ts in map(str, context.transfer_syntax) if ts in transfer_syntaxes()
                 ]
                 syntaxes = wanted.setdefault(uid, [])
                 syntaxes.extend(ts for ts in known if ts not in syntaxes)
         event.assoc.acceptor.supported_contexts = [
-            build_context(uid, syntaxes) for uid, syntaxes in wanted.items() if syntaxes
+            accepted_context(syntaxes) if uid == PUSH_MODEL else build_context(uid, syntaxes)
+            for uid, syntaxes in wanted.items()
+            if syntaxes
         ]
+
+    def _hear(self, event: evt.Event) -> tuple[int, None]:
+        return take_report(event, self._keep_report), None
 
     def _note_rejection(self, event: evt.Event) -> None:
         primitive = cast(Any, event).primitive

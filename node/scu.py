@@ -189,8 +189,9 @@ def send_each(
                     done += 1
         except DeliveryError as error:
             # No association, or lost on the way: nothing is known of those that are left.
+            outcome = Outcome.PERMANENT if error.permanent else Outcome.RETRY
             for item in batch[done:]:
-                yield SendStatus(item=item, outcome=Outcome.RETRY, status=None, message=str(error))
+                yield SendStatus(item=item, outcome=outcome, status=None, message=str(error))
 
 
 def send_paths(
@@ -264,7 +265,7 @@ def associate(  # noqa: PLR0913 - what an association is made of
     Raises
     ------
     node.errors.DeliveryError
-        When there is none.
+        When there is none; `permanent` when the peer accepts none of the contexts.
     """
     ae = AE(destination.calling_ae or calling_ae)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -287,6 +288,10 @@ def associate(  # noqa: PLR0913 - what an association is made of
         evt_handlers=[(evt.EVT_CONN_OPEN, _set_up, [connected, timeout_s]), *handlers],
     )
     if not assoc.is_established:
+        # pynetdicom aborts an association without a context that it could use.
+        if assoc.rejected_contexts and not assoc.accepted_contexts:
+            wanted = ", ".join(sorted({_name(context) for context in assoc.rejected_contexts}))
+            raise DeliveryError(f"{who(destination)} does not accept {wanted}.", permanent=True)
         raise DeliveryError(
             f"{who(destination)} {_why_not(assoc, is_connected=connected.is_set())}."
         )
@@ -295,6 +300,11 @@ def associate(  # noqa: PLR0913 - what an association is made of
     finally:
         if assoc.is_established:
             assoc.release()
+
+
+def _name(context: PresentationContext) -> str:
+    syntaxes = " or ".join(UID(syntax).name for syntax in context.transfer_syntax)
+    return f"{UID(context.abstract_syntax or '').name} in {syntaxes}"
 
 
 def _set_up(event: evt.Event, connected: threading.Event, timeout_s: float) -> None:

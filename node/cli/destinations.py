@@ -21,7 +21,15 @@ _PROFILE_HELP = (
     "Which objects of a result it gets, in which form: generic, ohif, slicer, legacy, radiotherapy, or one of your "
     "own; `osteonode destinations profiles` shows them."
 )
-_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve")
+_COLUMNS = (
+    *("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve"),
+    "commitment",
+)
+_RETRIEVE_HELP = "How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET."
+_COMMIT_HELP = (
+    "Ask it by storage commitment to keep what it took (it must know our AE title, address and port); what it does "
+    "not report in time is read back by C-FIND."
+)
 
 
 class Retrieve(StrEnum):
@@ -67,11 +75,9 @@ def add(
     profile: Annotated[str, typer.Option("--profile", help=_PROFILE_HELP)] = "generic",
     retrieve: Annotated[
         Retrieve,
-        typer.Option(
-            "--retrieve",
-            help="How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET.",
-        ),
+        typer.Option("--retrieve", help=_RETRIEVE_HELP),
     ] = Retrieve.MOVE,
+    commit: Annotated[bool, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = False,
 ) -> None:
     """Add a destination.
 
@@ -80,6 +86,8 @@ def add(
     `osteonode destinations add PACS --host pacs.example.org --port 104 --called PACS_AE`
 
     `osteonode destinations add OLD --host old.example.org --called OLD_AE --profile legacy`
+
+    `osteonode destinations add PACS --host pacs.example.org --called PACS_AE --commit`
     """
     from storage.index import destinations
 
@@ -99,12 +107,64 @@ def add(
                 calling_ae=calling,
                 profile=profile,
                 retrieve=retrieve.value,
+                commitment=commit,
             ),
             actor=actor(),
         )
     print(
         f"Destination {name} is added; `osteonode destinations echo {name}` asks whether it answers."
     )
+
+
+@app.command()
+def edit(
+    ctx: typer.Context,
+    name: Name,
+    host: Annotated[str | None, typer.Option("--host", help="Host name or address.")] = None,
+    called: Annotated[
+        str | None, typer.Option("--called", metavar="AET", help="Its AE title.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Its DICOM port.")
+    ] = None,
+    calling: Annotated[
+        str | None,
+        typer.Option("--calling", metavar="AET", help="Our AE title towards it; '' for our own."),
+    ] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help=_PROFILE_HELP)] = None,
+    retrieve: Annotated[Retrieve | None, typer.Option("--retrieve", help=_RETRIEVE_HELP)] = None,
+    commit: Annotated[bool | None, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = None,
+) -> None:
+    """Change what is given of a destination. What is owed to it goes where it is then.
+
+    Examples: `osteonode destinations edit PACS --host new.example.org` · `osteonode destinations edit PACS --commit`
+    """
+    from storage.index import destinations
+
+    if profile is not None:
+        read_config(ctx).evidence.profile(profile)
+    for title in (called, calling):
+        if title:
+            check_ae_title(title)
+    given = {
+        "host": host,
+        "port": port,
+        "called_ae": called,
+        "calling_ae": calling,
+        "profile": profile,
+        "retrieve": None if retrieve is None else retrieve.value,
+        "commitment": commit,
+    }
+    changes: dict[str, str | int | None] = {
+        field: value for field, value in given.items() if value is not None
+    }
+    if not changes:
+        raise typer.BadParameter("say what shall change; `--help` lists it.")
+    if calling == "":
+        changes["calling_ae"] = None
+    with opened(ctx) as index:
+        destinations.edit(index, name, changes, actor=actor())
+    print(f"Destination {name} is changed: {', '.join(changes)}.")
 
 
 @app.command()

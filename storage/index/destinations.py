@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.values import insert_or_ignore
-from storage.model import Destination, Event, utcnow
+from storage.model import Destination, Event, HeaderValue, utcnow
 
 _table = tables.destinations
 
@@ -57,6 +58,34 @@ def set_profile(
             connection,
             Event(kind="destination-changed", actor=actor, at=now or utcnow(), detail=detail),
         )
+
+
+def edit(
+    index: Index,
+    name: str,
+    changes: Mapping[str, HeaderValue],
+    *,
+    actor: str,
+    now: datetime | None = None,
+) -> Destination:
+    """Change some of a destination: field of `Destination` -> value.
+
+    Raises
+    ------
+    NotFound
+        No such destination.
+    """
+    with index.begin() as connection:
+        statement = update(_table).where(_table.c.name == name).values(**changes)
+        if connection.execute(statement).rowcount != 1:
+            raise NotFound(f"No destination {name}.")
+        detail = {"name": name, **changes}
+        insert_event(
+            connection,
+            Event(kind="destination-changed", actor=actor, at=now or utcnow(), detail=detail),
+        )
+        row = connection.execute(select(_table).where(_table.c.name == name)).one()
+    return Destination(**row._mapping)
 
 
 def remove(index: Index, name: str, *, actor: str, now: datetime | None = None) -> None:

@@ -350,6 +350,8 @@ def test_destinations(ready: Run, pacs: Pacs) -> None:
             "called_ae": "PACS",
             "calling_ae": None,
             "profile": "generic",
+            "retrieve": "move",
+            "commitment": False,
         }
     ]
     assert "answers" in ready("destinations", "echo", "PACS").out

@@ -12,9 +12,10 @@ import pytest
 from nodes import PIPELINES
 
 from node import claims, lifecycle
+from node.backoff import backoff
 from node.config import Config, PipelinesSection
 from node.errors import PerformError
-from node.lifecycle import Parts, backoff
+from node.lifecycle import Parts
 from node.scu import Outcome, SendItem, SendStatus, classify, describe
 from node.worker import PerformOutcome, PerformTask
 from pipelines.errors import Refused
