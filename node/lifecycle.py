@@ -33,6 +33,7 @@ from node.planning import Planner, merge, shut_windows
 from node.prior_waiting import hold_back
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
+from node.windows import parse_window
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import DEFAULT_PROFILE
 from pipelines.evidence.request import Installation
@@ -332,6 +333,14 @@ def _task(
 
 
 # -- deliver --------------------------------------------------------------------------------------
+
+
+def open_destinations(parts: Parts, names: Sequence[str], *, now: datetime) -> tuple[str, ...]:
+    """Those of them whose window is open; one that was removed, too: what is owed to it fails."""
+    known = {one.name: one.window for one in destinations.list_destinations(parts.index)}
+    return tuple(
+        name for name in names if parse_window(known.get(name, "")).is_open(now, parts.config.zone)
+    )
 
 
 def deliver(parts: Parts, destination: str, *, now: datetime) -> bool:

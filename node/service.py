@@ -292,7 +292,9 @@ class Service:
         return seek(self._parts, now=utcnow())
 
     def _deliver(self) -> bool:
-        for destination in deliveries.due_destinations(self._index, utcnow()):
+        now = utcnow()
+        due = deliveries.due_destinations(self._index, now)
+        for destination in lifecycle.open_destinations(self._parts, due, now=now):
             # One association per destination at a time; a dead one holds up nobody else.
             if destination not in self._sending:
                 self._sending.add(destination)
@@ -305,7 +307,8 @@ class Service:
             while not self._stopping.is_set() and lifecycle.deliver(
                 self._parts, destination, now=utcnow()
             ):
-                pass
+                if not lifecycle.open_destinations(self._parts, [destination], now=utcnow()):
+                    break
         except Exception:
             # The top of a loop: a sender's thread ends here, the next look starts another.
             log.exception("step_failed", loop="deliver", destination=destination)

@@ -630,6 +630,10 @@ class Destination:
     retrieve: str = "move"
     #: Whether it is asked to commit itself to what it took (PS3.4 Annex J).
     commitment: bool = False
+    #: When it is sent to, as `node.windows` reads it; empty: at any time.
+    window: str = ""
+    #: Since when nothing is sent to it, by hand; what is owed to it waits.
+    paused_at: datetime | None = None
 
 
 class DeliveryState(StrEnum):

@@ -229,6 +229,8 @@ destinations = Table(
     Column("profile", Text, nullable=False, server_default=text("'generic'")),
     Column("retrieve", Text, nullable=False, server_default=text("'move'")),
     Column("commitment", Boolean, nullable=False, server_default=false()),
+    Column("window", Text, nullable=False, server_default=text("''")),
+    Column("paused_at", UtcDateTime),
     CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
 )
 

@@ -1,4 +1,4 @@
-"""Storage commitment: what destinations are asked to commit themselves to, and what they answered."""
+"""Storage commitment: what destinations are asked, and what they answered. Pauses and windows of destinations."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ def upgrade() -> None:
     for table, name in (("destinations", "commitment"), ("deliveries", "to_commit")):
         column = sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
         op.add_column(table, column)
+    window = sa.Column("window", sa.Text, nullable=False, server_default=sa.text("''"))
+    op.add_column("destinations", window)
+    op.add_column("destinations", sa.Column("paused_at", sa.DateTime(timezone=True)))
     op.add_column("deliveries", sa.Column("transaction_uid", sa.Text))
     op.add_column("deliveries", sa.Column("failure_reason", sa.Integer))
     op.create_index("ix_deliveries_transaction_uid", "deliveries", ["transaction_uid"])

@@ -113,20 +113,25 @@ def retry(
             "--to", metavar="DESTINATION", help="All that failed or wait, to this destination."
         ),
     ] = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="All that failed or wait, to any destination.")
+    ] = False,
 ) -> None:
-    """Send again now, with all attempts before it: one delivery, or all that failed or wait for a destination.
+    """Send again now, with all attempts before it: one delivery, or all that failed or wait.
 
     Examples: `osteonode deliveries retry 17` · `osteonode deliveries retry --to PACS`
+
+    `osteonode deliveries retry --all`
     """
     from storage.index import deliveries, destinations
 
-    if (number is None) == (to is None):
-        raise typer.BadParameter("give the number of one delivery, or --to DESTINATION.")
+    if sum((number is not None, to is not None, everywhere)) != 1:
+        raise typer.BadParameter("give the number of one delivery, --to DESTINATION, or --all.")
     with opened(ctx) as index:
         if number is not None:
             numbers = [number]
         else:
-            name = destinations.get(index, str(to)).name
+            name = None if to is None else destinations.get(index, to).name
             numbers = [
                 one.delivery_id
                 for state in (DeliveryState.FAILED, DeliveryState.PENDING)

@@ -23,8 +23,9 @@ _PROFILE_HELP = (
 )
 _COLUMNS = (
     *("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve"),
-    "commitment",
+    *("commitment", "window", "paused_at"),
 )
+_WINDOW_HELP = "When it is sent to, as `20:00-06:00` or `mon-fri 20:00-06:00, sat-sun 00:00-24:00`; '' at any time."
 _RETRIEVE_HELP = "How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET."
 _COMMIT_HELP = (
     "Ask it by storage commitment to keep what it took (it must know our AE title, address and port); what it does "
@@ -78,6 +79,7 @@ def add(
         typer.Option("--retrieve", help=_RETRIEVE_HELP),
     ] = Retrieve.MOVE,
     commit: Annotated[bool, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = False,
+    window: Annotated[str, typer.Option("--window", help=_WINDOW_HELP)] = "",
 ) -> None:
     """Add a destination.
 
@@ -108,6 +110,7 @@ def add(
                 profile=profile,
                 retrieve=retrieve.value,
                 commitment=commit,
+                window=_window(window),
             ),
             actor=actor(),
         )
@@ -134,6 +137,7 @@ def edit(
     profile: Annotated[str | None, typer.Option("--profile", help=_PROFILE_HELP)] = None,
     retrieve: Annotated[Retrieve | None, typer.Option("--retrieve", help=_RETRIEVE_HELP)] = None,
     commit: Annotated[bool | None, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = None,
+    window: Annotated[str | None, typer.Option("--window", help=_WINDOW_HELP)] = None,
 ) -> None:
     """Change what is given of a destination. What is owed to it goes where it is then.
 
@@ -154,6 +158,7 @@ def edit(
         "profile": profile,
         "retrieve": None if retrieve is None else retrieve.value,
         "commitment": commit,
+        "window": None if window is None else _window(window),
     }
     changes: dict[str, str | int | None] = {
         field: value for field, value in given.items() if value is not None
@@ -165,6 +170,49 @@ def edit(
     with opened(ctx) as index:
         destinations.edit(index, name, changes, actor=actor())
     print(f"Destination {name} is changed: {', '.join(changes)}.")
+
+
+@app.command()
+def pause(ctx: typer.Context, name: Name) -> None:
+    """Send nothing to a destination for now; what is made is owed to it, and waits.
+
+    Example: `osteonode destinations pause PACS`
+    """
+    from storage.index import destinations
+
+    with opened(ctx) as index:
+        changed = destinations.pause(index, name, actor=actor())
+    again = f"`osteonode destinations resume {name}` sends what waits"
+    print(f"Destination {name} is paused{'' if changed else ' already'}; {again}.")
+
+
+@app.command()
+def resume(ctx: typer.Context, name: Name) -> None:
+    """Send to a paused destination again, first what waited.
+
+    Example: `osteonode destinations resume PACS`
+    """
+    from storage.index import destinations
+
+    with opened(ctx) as index:
+        changed = destinations.resume(index, name, actor=actor())
+    print(f"Destination {name} is {'sent to again' if changed else 'not paused'}.")
+
+
+def _window(text: str) -> str:
+    """A window of a destination, checked.
+
+    Raises
+    ------
+    RuleError
+        When it cannot be read, or names `stat`: a delivery has no priority.
+    """
+    from node.errors import RuleError
+    from node.windows import parse_window
+
+    if parse_window(text).stat:
+        raise RuleError("A destination's window names times only; stat is for rules.")
+    return text
 
 
 @app.command()

@@ -16,6 +16,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from storage import tables
 from storage.index.deliveries import log_delivery, select_deliveries
+from storage.index.destinations import paused
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.model import Commitment, CommitmentState, Delivery, DeliveryState, Event, HeaderValue
@@ -128,6 +129,7 @@ def _is_due(now: datetime) -> ColumnElement[bool]:
         _table.c.state.in_(_OPEN),
         _table.c.next_attempt_at <= now,
         or_(_table.c.lease_until.is_(None), _table.c.lease_until < now),
+        _table.c.destination.not_in(paused()),
     )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from storage import tables
 from storage.errors import ChangeRefused, NotFound
+from storage.index.destinations import paused
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.evidence_rows import evidence_from_values
@@ -255,6 +256,7 @@ def _is_due(now: datetime) -> ColumnElement[bool]:
         _table.c.state == DeliveryState.PENDING,
         _table.c.next_attempt_at <= now,
         or_(_table.c.lease_until.is_(None), _table.c.lease_until < now),
+        _table.c.destination.not_in(paused()),
     )
 
 

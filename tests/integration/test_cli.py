@@ -352,6 +352,8 @@ def test_destinations(ready: Run, pacs: Pacs) -> None:
             "profile": "generic",
             "retrieve": "move",
             "commitment": False,
+            "window": "",
+            "paused_at": None,
         }
     ]
     assert "answers" in ready("destinations", "echo", "PACS").out

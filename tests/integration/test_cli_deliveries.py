@@ -115,3 +115,30 @@ def test_what_a_destination_commits_itself_to_is_shown(run: Run, index: Index) -
     assert "no such object instance" in shown
     assert run("deliveries", "show", sr.delivery_id, "--json").json["failure_reason"] == 0x0112
     assert run("deliveries", "show", 999).code == 1
+
+
+def test_a_paused_destination_owes_and_is_sent_nothing(run: Run, index: Index) -> None:
+    run(*ADD)
+    complete(index, make_workitem(1))
+    assert "is paused;" in run("destinations", "pause", "PACS").out
+    assert "already" in run("destinations", "pause", "PACS").out
+    assert run("deliveries", "retry", "--all").code == 0
+    now = utcnow()
+    assert deliveries.due_destinations(index, now) == ()
+    assert deliveries.claim_due(index, owner="a", now=now, lease_s=60) == ()
+    assert {one.state for one in deliveries.list_deliveries(index)} == {DeliveryState.PENDING}
+    assert run("destinations", "resume", "PACS").code == 0
+    assert "not paused" in run("destinations", "resume", "PACS").out
+    assert deliveries.due_destinations(index, now) == ("PACS",)
+    assert run("destinations", "pause", "NONE").code == 1
+    kinds = {one.kind for one in events.list_events(index)}
+    assert {"destination-paused", "destination-resumed"} <= kinds
+
+
+def test_a_window_is_checked(run: Run, index: Index) -> None:
+    run(*ADD, "--window", "20:00-06:00")
+    assert destinations.get(index, "PACS").window == "20:00-06:00"
+    assert run("destinations", "edit", "PACS", "--window", "").code == 0
+    assert destinations.get(index, "PACS").window == ""
+    assert "no time window" in run("destinations", "edit", "PACS", "--window", "soon").err
+    assert run("destinations", "edit", "PACS", "--window", "20:00-06:00, stat").code == 2

@@ -666,3 +666,19 @@ def test_backoff_doubles_up_to_a_ceiling_and_spreads() -> None:
 
 def test_no_answer_is_no_refusal() -> None:
     assert classify(None) is Outcome.RETRY
+
+
+def test_a_destination_is_sent_to_in_its_window(parts: Parts) -> None:
+    night = Destination(name="NIGHT", host="h", port=104, called_ae="N", window="20:00-06:00")
+    always = Destination(name="PACS", host="h", port=104, called_ae="P")
+    for one in (night, always):
+        destinations.add(parts.index, one, actor="test")
+    config = parts.config.model_copy(
+        update={"node": parts.config.node.model_copy(update={"timezone": "UTC"})}
+    )
+    names = ["NIGHT", "PACS", "REMOVED"]
+    parts = replace(parts, config=config)
+    at_noon = lifecycle.open_destinations(parts, names, now=START)
+    assert at_noon == ("PACS", "REMOVED")
+    at_night = lifecycle.open_destinations(parts, names, now=START + timedelta(hours=10))
+    assert at_night == tuple(names)
