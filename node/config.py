@@ -406,6 +406,16 @@ class DeliverySection(_Section):
     timeout_s: float = Field(
         30.0, gt=0, description="Seconds to wait for a connection, an association or an answer."
     )
+    commit_wait_s: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds that an association stays open for a storage commitment report on it.",
+    )
+    commit_deadline_s: float = Field(
+        3600.0,
+        gt=0,
+        description="Seconds to wait for a storage commitment report; then what was sent is read back by C-FIND.",
+    )
 
 
 #: Value and coding scheme of a code: PS3.5 Table 6.2-1, SH.

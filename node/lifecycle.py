@@ -4,6 +4,7 @@
     evaluate   a whole study: rules -> workitems, with the reason for each      here (node.completeness, node.selection)
     perform    a workitem: claim, run in a worker, record evidence and numbers  here
     deliver    evidence: C-STORE to each destination, status per instance       here
+    confirm    what was sent: storage commitment, or a query                    (node.confirming)
     retract    evidence that a newer result replaced, where it was sent         here (node.retraction)
 
 Each function makes one step and may run twice: identifiers derive from inputs, every transition is one transaction
@@ -22,6 +23,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from node import looking, retraction
+from node.backoff import backoff
 from node.claims import LEASE_S, renewed
 from node.compute import PerformOutcome, PerformTask
 from node.config import Config
@@ -31,6 +33,7 @@ from node.planning import Planner, merge, shut_windows
 from node.prior_waiting import hold_back
 from node.receiving import receive
 from node.scu import Outcome, SendItem, SendStatus
+from node.windows import parse_window
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import DEFAULT_PROFILE
 from pipelines.evidence.request import Installation
@@ -342,6 +345,14 @@ def _task(
 # -- deliver --------------------------------------------------------------------------------------
 
 
+def open_destinations(parts: Parts, names: Sequence[str], *, now: datetime) -> tuple[str, ...]:
+    """Those of them whose window is open; one that was removed, too: what is owed to it fails."""
+    known = {one.name: one.window for one in destinations.list_destinations(parts.index)}
+    return tuple(
+        name for name in names if parse_window(known.get(name, "")).is_open(now, parts.config.zone)
+    )
+
+
 def deliver(parts: Parts, destination: str, *, now: datetime) -> bool:
     """Send one batch of what is due to one destination; False when nothing is."""
     due = deliveries.claim_due(
@@ -450,11 +461,3 @@ def _settle(
 def retract(parts: Parts, *, now: datetime) -> bool:
     """Owe a rejection note of what newer evidence replaced, where all of the newer was sent; False when none is due."""
     return retraction.retract(parts.config, parts.archive, parts.index, now=now)
-
-
-def backoff(attempts: int, *, first_s: float, most_s: float, jitter: float) -> float:
-    """Seconds to wait after `attempts` attempts: doubled each time up to `most_s`, spread by `jitter` in 0..1.
-
-    The spread (three quarters to five quarters) keeps many deliveries from knocking at the same instant.
-    """
-    return min(most_s, first_s * 2.0 ** min(attempts - 1, 32)) * (0.75 + 0.5 * jitter)

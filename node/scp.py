@@ -1,4 +1,5 @@
-"""What we are asked: C-ECHO and C-STORE, of every storage SOP Class, in every transfer syntax, as they come.
+"""What we are asked: C-ECHO, and C-STORE of every storage SOP Class, in every transfer syntax, as they come. And what
+we are told: storage commitment reports (PS3.4 J.3.3).
 
 The network's side only: who may associate, with which presentation contexts, what the audit log hears of it. What
 becomes of an instance is `node.receiving`'s; how bytes get here is `node.transport`'s.
@@ -23,6 +24,7 @@ from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from node import tls
+from node.commitment import PUSH_MODEL, UNRECOGNIZED_OPERATION, Keep, accepted_context, take_report
 from node.config import Config
 from node.diskspace import DiskWatch, Room, free_bytes
 from node.door import Door, Peer, Refusal, Telling, right_of
@@ -119,6 +121,8 @@ class Scp:
     ----------
     on_news
         Called at the end of an association that brought something new.
+    keep_report
+        Takes a storage commitment report; False when we asked for none such.
     """
 
     def __init__(
@@ -128,8 +132,10 @@ class Scp:
         index: Index,
         *,
         on_news: Callable[[], None] = lambda: None,
+        keep_report: Keep = lambda report: False,
     ) -> None:
         self._config = config
+        self._keep_report = keep_report
         self._archive = archive
         self._index = index
         self._on_news = on_news
@@ -190,6 +196,9 @@ class Scp:
                     (evt.EVT_ACSE_SENT, self._note_rejection),
                     (evt.EVT_ACCEPTED, self._log_contexts),
                     (evt.EVT_PDU_SENT, self._log_abort),
+                    (evt.EVT_N_EVENT_REPORT, self._hear),
+                    # We commit ourselves to nothing: what comes is not kept for good.
+                    (evt.EVT_N_ACTION, lambda event: (UNRECOGNIZED_OPERATION, None)),
                 ],
                 store=self._store,
                 ended=self._end,
@@ -293,17 +302,23 @@ class Scp:
         tally = self._tallies[event.assoc]
         for context in _request(event.assoc).presentation_context_definition_list:
             uid = str(context.abstract_syntax)
-            if uid in self._accepted and right_of(uid) not in rights:
+            is_known = uid in self._accepted or uid == PUSH_MODEL
+            if is_known and right_of(uid) not in rights:
                 tally.not_permitted |= {right_of(uid)}
-            elif uid in self._accepted:
+            elif is_known:
                 known = [
                     ts for ts in map(str, context.transfer_syntax) if ts in transfer_syntaxes()
                 ]
                 syntaxes = wanted.setdefault(uid, [])
                 syntaxes.extend(ts for ts in known if ts not in syntaxes)
         event.assoc.acceptor.supported_contexts = [
-            build_context(uid, syntaxes) for uid, syntaxes in wanted.items() if syntaxes
+            accepted_context(syntaxes) if uid == PUSH_MODEL else build_context(uid, syntaxes)
+            for uid, syntaxes in wanted.items()
+            if syntaxes
         ]
+
+    def _hear(self, event: evt.Event) -> tuple[int, None]:
+        return take_report(event, self._keep_report), None
 
     def _note_rejection(self, event: evt.Event) -> None:
         primitive = cast(Any, event).primitive

@@ -217,8 +217,9 @@ def send_each(
                     done += 1
         except DeliveryError as error:
             # No association, or lost on the way: nothing is known of those that are left.
+            outcome = Outcome.PERMANENT if error.permanent else Outcome.RETRY
             for item in batch[done:]:
-                yield SendStatus(item=item, outcome=Outcome.RETRY, status=None, message=str(error))
+                yield SendStatus(item=item, outcome=outcome, status=None, message=str(error))
 
 
 def send_paths(
@@ -302,7 +303,7 @@ def associate(  # noqa: PLR0913 - what an association is made of
     Raises
     ------
     node.errors.DeliveryError
-        When there is none.
+        When there is none; `permanent` when the peer accepts none of the contexts.
     """
     ae = AE(destination.calling_ae or calling_ae)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -330,6 +331,10 @@ def associate(  # noqa: PLR0913 - what an association is made of
     if not assoc.is_established:
         if connection is not None and connection.refusal:
             raise DeliveryError(f"{who(destination)}: TLS: {connection.refusal}.")
+        # pynetdicom aborts an association without a context that it could use.
+        if assoc.rejected_contexts and not assoc.accepted_contexts:
+            wanted = ", ".join(sorted({_name(context) for context in assoc.rejected_contexts}))
+            raise DeliveryError(f"{who(destination)} does not accept {wanted}.", permanent=True)
         raise DeliveryError(
             f"{who(destination)} {_why_not(assoc, is_connected=connected.is_set())}"
             f"{_TLS_HINT if connection else ''}."
@@ -352,6 +357,11 @@ def _secure(destination: Destination, dialer: Dialer | None) -> Connection | Non
         return dialer.connection()
     except ConfigError as error:
         raise DeliveryError(f"{who(destination)}: {error}") from error
+
+
+def _name(context: PresentationContext) -> str:
+    syntaxes = " or ".join(UID(syntax).name for syntax in context.transfer_syntax)
+    return f"{UID(context.abstract_syntax or '').name} in {syntaxes}"
 
 
 def _set_up(event: evt.Event, connected: threading.Event, timeout_s: float) -> None:

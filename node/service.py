@@ -1,6 +1,7 @@
 """Puts the parts together, starts them, stops them.
 
-Loops: evaluate, perform (one per worker), deliver (one association per destination at a time), retract; ask (archives,
+Loops: evaluate, perform (one per worker), deliver (one association per destination at a time), confirm (storage
+commitment, another one per destination), retract; ask (archives,
 how much they have of a study), priors (fetches studies to compare with), and one for each worklist that work is taken
 from. Each is woken by the step before it and by time; what another process wrote to the index is seen within `POLL_S`.
 The calendar (APScheduler) sweeps.
@@ -25,7 +26,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from migrations.commands import current, upgrade
-from node import asking, calendar, lifecycle
+from node import asking, calendar, confirming, lifecycle
 from node.compute import Compute
 from node.config import Config, withhold_secrets
 from node.lifecycle import Parts
@@ -43,6 +44,7 @@ from storage.archive import Archive
 from storage.errors import SchemaOutdated
 from storage.index import (
     Index,
+    commitments,
     deliveries,
     destinations,
     events,
@@ -149,10 +151,12 @@ class Service:
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._sending: set[str] = set()
         self._asked: set[str] = set()
+        self._confirmed: set[str] = set()
         self._stopping = threading.Event()
         self._evaluating = Loop("evaluate", self._evaluate)
         self._performing = [Loop("perform", self._perform) for _ in range(self._compute.slots)]
         self._delivering = Loop("deliver", self._deliver)
+        self._confirming = Loop("confirm", self._confirm)
         self._retracting = Loop("retract", self._retract)
         self._asking = Loop("ask", self._ask)
         self._worklists = [
@@ -171,7 +175,13 @@ class Service:
         self._seeking = Loop("priors", self._seek)
         self._calendar = BackgroundScheduler(timezone="UTC")
         self._next_start: datetime | None = None
-        self._scp = Scp(config, self._archive, self._index, on_news=self._evaluating.wake)
+        self._scp = Scp(
+            config,
+            self._archive,
+            self._index,
+            on_news=self._evaluating.wake,
+            keep_report=partial(confirming.keep_report, self._index),
+        )
         self._parts = replace(self._parts, sending=self._scp.sending)
 
     def start(self) -> None:
@@ -180,6 +190,7 @@ class Service:
         self._scp.start()
         taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        commitments.release(self._index, owner=self._parts.owner)
         procedure_steps.release(self._index, owner=self._parts.owner)
         prior_searches.release(self._index, owner=self._parts.owner)
         self._introduce()
@@ -211,6 +222,7 @@ class Service:
         self._senders.shutdown(wait=True, cancel_futures=True)
         workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
+        commitments.release(self._index, owner=self._parts.owner)
         procedure_steps.release(self._index, owner=self._parts.owner)
         prior_searches.release(self._index, owner=self._parts.owner)
         for worklist in self._worklists:
@@ -237,6 +249,7 @@ class Service:
             self._evaluating,
             *self._performing,
             self._delivering,
+            self._confirming,
             self._retracting,
             self._asking,
             self._seeking,
@@ -282,7 +295,9 @@ class Service:
         return seek(self._parts, now=utcnow())
 
     def _deliver(self) -> bool:
-        for destination in deliveries.due_destinations(self._index, utcnow()):
+        now = utcnow()
+        due = deliveries.due_destinations(self._index, now)
+        for destination in lifecycle.open_destinations(self._parts, due, now=now):
             # One association per destination at a time; a dead one holds up nobody else.
             if destination not in self._sending:
                 self._sending.add(destination)
@@ -295,13 +310,35 @@ class Service:
             while not self._stopping.is_set() and lifecycle.deliver(
                 self._parts, destination, now=utcnow()
             ):
-                pass
+                if not lifecycle.open_destinations(self._parts, [destination], now=utcnow()):
+                    break
         except Exception:
             # The top of a loop: a sender's thread ends here, the next look starts another.
             log.exception("step_failed", loop="deliver", destination=destination)
         finally:
             self._sending.discard(destination)
             self._retracting.wake()
+            self._confirming.wake()
+
+    def _confirm(self) -> bool:
+        now = utcnow()
+        confirming.open_due(self._parts.config, self._index, now=now)
+        for destination in commitments.due_destinations(self._index, now):
+            if destination not in self._confirmed:
+                self._confirmed.add(destination)
+                self._senders.submit(self._confirm_at, destination)
+        return False
+
+    def _confirm_at(self, destination: str) -> None:
+        try:
+            while not self._stopping.is_set() and confirming.confirm(
+                self._parts.config, self._index, destination, owner=self._parts.owner, now=utcnow()
+            ):
+                pass
+        except Exception:
+            log.exception("step_failed", loop="confirm", destination=destination)
+        finally:
+            self._confirmed.discard(destination)
 
     def _retract(self) -> bool:
         if lifecycle.retract(self._parts, now=utcnow()):

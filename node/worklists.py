@@ -136,7 +136,7 @@ def _follow(parts: Parts, worklist: Worklist, step: ProcedureStep, now: datetime
     if failed is not None:
         _cancel_workitems(parts, step)
         _give_up(parts, step, failed.reason_code or "", failed.reason or "Cancelled.", now)
-    elif is_over and not any(one.state is DeliveryState.PENDING for one in owed):
+    elif is_over and not any(one.is_open for one in owed):
         lost = _undelivered(owed)
         if lost:
             reason = f"{len(lost)} results were not delivered; {owed[0].destination} says: {lost[0].message}"

@@ -679,6 +679,12 @@ class Destination:
     retrieve: str = "move"
     #: Whether it is connected to over TLS (PS3.15 B.12).
     tls: bool = False
+    #: Whether it is asked to commit itself to what it took (PS3.4 Annex J).
+    commitment: bool = False
+    #: When it is sent to, as `node.windows` reads it; empty: at any time.
+    window: str = ""
+    #: Since when nothing is sent to it, by hand; what is owed to it waits.
+    paused_at: datetime | None = None
 
 
 class DeliveryState(StrEnum):
@@ -710,6 +716,47 @@ class Delivery:
     updated_at: datetime
     #: The workitem whose evidence replaces it.
     superseded_by: str | None = None
+    #: Whether its destination has yet to commit itself to it.
+    to_commit: bool = False
+    #: Of the storage commitment that it is, or was, part of.
+    transaction_uid: str | None = None
+    #: Failure Reason (0008,1197) where the destination does not commit itself to it, e.g. 0x0112.
+    failure_reason: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more is to come of it by itself."""
+        return self.state is DeliveryState.PENDING or (
+            self.state is DeliveryState.SENT and self.to_commit
+        )
+
+
+class CommitmentState(StrEnum):
+    """What is waited for: nobody has asked yet, a report, or what a query finds; SETTLED and EXPIRED are the ends."""
+
+    WANTED = "WANTED"
+    ASKED = "ASKED"
+    READING = "READING"
+    SETTLED = "SETTLED"
+    #: Neither reported nor found in time. A report that comes later counts still.
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """One transaction of storage commitment: what a destination took of one workitem (PS3.4 J.3)."""
+
+    transaction_uid: str
+    destination: str
+    workitem_uid: str
+    state: CommitmentState
+    opened_at: datetime
+    #: Until when a report, or what is missing, is waited for.
+    deadline: datetime
+    next_attempt_at: datetime
+    attempts: int
+    #: Why it is not settled.
+    reason: str
 
 
 # -- what happened ------------------------------------------------------------------------------

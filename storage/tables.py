@@ -243,6 +243,9 @@ destinations = Table(
     Column("profile", Text, nullable=False, server_default=text("'generic'")),
     Column("retrieve", Text, nullable=False, server_default=text("'move'")),
     Column("tls", Boolean, nullable=False, server_default=false()),
+    Column("commitment", Boolean, nullable=False, server_default=false()),
+    Column("window", Text, nullable=False, server_default=text("''")),
+    Column("paused_at", UtcDateTime),
     CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
 )
 
@@ -474,12 +477,22 @@ deliveries = Table(
     Column("owner", Text),
     Column("lease_until", UtcDateTime),
     Column("superseded_by", Text),
+    Column("to_commit", Boolean, nullable=False, server_default=false()),
+    Column("transaction_uid", Text),
+    Column("failure_reason", Integer),
     CheckConstraint(
         "state IN ('PENDING', 'SENT', 'COMMITTED', 'FAILED', 'WITHDRAWN', 'RETRACTED')",
         name="state",
     ),
     UniqueConstraint("sop_instance_uid", "destination"),
     Index(None, "state", "destination", "next_attempt_at"),
+    Index(None, "transaction_uid"),
+)
+Index(
+    "ix_deliveries_to_commit",
+    deliveries.c.destination,
+    sqlite_where=text("to_commit"),
+    postgresql_where=text("to_commit"),
 )
 Index(
     "ix_deliveries_superseded",
@@ -487,6 +500,25 @@ Index(
     deliveries.c.state,
     sqlite_where=deliveries.c.superseded_by.is_not(None),
     postgresql_where=deliveries.c.superseded_by.is_not(None),
+)
+
+#: Transactions of storage commitment; `deliveries.transaction_uid` says what each is about.
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("transaction_uid", Text, primary_key=True),
+    Column("destination", Text, nullable=False),
+    Column("workitem_uid", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("deadline", UtcDateTime, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("owner", Text),
+    Column("lease_until", UtcDateTime),
+    CheckConstraint("state IN ('WANTED', 'ASKED', 'READING', 'SETTLED', 'EXPIRED')", name="state"),
+    Index(None, "state", "destination", "next_attempt_at"),
 )
 
 events = Table(

@@ -92,10 +92,12 @@ class Pacs:
             ae.add_supported_context(FIND)
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, list(self.transfer_syntaxes))
+        self.prepare(ae)
         self._server = ae.start_server(
             ("127.0.0.1", self.port),
             block=False,
             evt_handlers=[
+                *self.handlers(),
                 (evt.EVT_CONN_OPEN, self._open),
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_C_ECHO, lambda event: 0x0000),
@@ -103,6 +105,13 @@ class Pacs:
             ],
         )
         return self
+
+    def prepare(self, ae: AE) -> None:
+        """What a peer of another kind accepts besides."""
+
+    def handlers(self) -> list[evt.EventHandlerType]:
+        """And how it answers that."""
+        return []
 
     def stop(self) -> None:
         """Be dead: associations aborted, port closed."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from node.cli.common import LARGEST, AsJson, Limit, actor, opened, parse_state
-from node.cli.output import form, row, show_list
+from node.cli.output import form, row, show_fields, show_json, show_list
 from node.cli.studies import delivery_row, find_study
 from storage.model import DeliveryState
 
@@ -22,6 +22,7 @@ _COLUMNS = (
     "state",
     "attempts",
     "status",
+    "committed",
     "message",
     "next_attempt_at",
     "updated_at",
@@ -65,6 +66,41 @@ def list_(
 
 
 @app.command()
+def show(
+    ctx: typer.Context,
+    number: Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST, help="Its number.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one delivery: what is owed, what was answered, and what its destination commits itself to.
+
+    Example: `osteonode deliveries show 17`
+    """
+    from storage.index import commitments, deliveries
+
+    with opened(ctx) as index:
+        found = deliveries.get(index, number)
+        uid = found.transaction_uid
+        transaction = None if uid is None else commitments.get(index, uid)
+    if as_json:
+        show_json(row(found) | {"commitment": None if transaction is None else row(transaction)})
+        return
+    shown = delivery_row(found) | {
+        "sop_instance_uid": found.evidence.sop_instance_uid,
+        "workitem_uid": found.evidence.workitem_uid,
+        "study_instance_uid": found.evidence.study_instance_uid,
+        "superseded_by": found.superseded_by,
+    }
+    if transaction is not None:
+        shown |= {
+            "transaction_uid": transaction.transaction_uid,
+            "commitment": transaction.state,
+            "commitment_deadline": transaction.deadline,
+            "commitment_reason": transaction.reason or None,
+        }
+    show_fields(shown)
+
+
+@app.command()
 def retry(
     ctx: typer.Context,
     number: Annotated[
@@ -77,20 +113,25 @@ def retry(
             "--to", metavar="DESTINATION", help="All that failed or wait, to this destination."
         ),
     ] = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="All that failed or wait, to any destination.")
+    ] = False,
 ) -> None:
-    """Send again now, with all attempts before it: one delivery, or all that failed or wait for a destination.
+    """Send again now, with all attempts before it: one delivery, or all that failed or wait.
 
     Examples: `osteonode deliveries retry 17` · `osteonode deliveries retry --to PACS`
+
+    `osteonode deliveries retry --all`
     """
     from storage.index import deliveries, destinations
 
-    if (number is None) == (to is None):
-        raise typer.BadParameter("give the number of one delivery, or --to DESTINATION.")
+    if sum((number is not None, to is not None, everywhere)) != 1:
+        raise typer.BadParameter("give the number of one delivery, --to DESTINATION, or --all.")
     with opened(ctx) as index:
         if number is not None:
             numbers = [number]
         else:
-            name = destinations.get(index, str(to)).name
+            name = None if to is None else destinations.get(index, to).name
             numbers = [
                 one.delivery_id
                 for state in (DeliveryState.FAILED, DeliveryState.PENDING)

@@ -21,7 +21,16 @@ _PROFILE_HELP = (
     "Which objects of a result it gets, in which form: generic, ohif, slicer, legacy, radiotherapy, or one of your "
     "own; `osteonode destinations profiles` shows them."
 )
-_COLUMNS = ("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve", "tls")
+_COLUMNS = (
+    *("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve"),
+    *("tls", "commitment", "window", "paused_at"),
+)
+_WINDOW_HELP = "When it is sent to, as `20:00-06:00` or `mon-fri 20:00-06:00, sat-sun 00:00-24:00`; '' at any time."
+_RETRIEVE_HELP = "How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET."
+_COMMIT_HELP = (
+    "Ask it by storage commitment to keep what it took (it must know our AE title, address and port); what it does "
+    "not report in time is read back by C-FIND."
+)
 
 
 class Retrieve(StrEnum):
@@ -67,10 +76,7 @@ def add(
     profile: Annotated[str, typer.Option("--profile", help=_PROFILE_HELP)] = "generic",
     retrieve: Annotated[
         Retrieve,
-        typer.Option(
-            "--retrieve",
-            help="How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET.",
-        ),
+        typer.Option("--retrieve", help=_RETRIEVE_HELP),
     ] = Retrieve.MOVE,
     tls: Annotated[
         bool,
@@ -79,6 +85,8 @@ def add(
             help="Connect over TLS: its certificate must be of [tls] authorities, and have the name of --host.",
         ),
     ] = False,
+    commit: Annotated[bool, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = False,
+    window: Annotated[str, typer.Option("--window", help=_WINDOW_HELP)] = "",
 ) -> None:
     """Add a destination.
 
@@ -89,6 +97,8 @@ def add(
     `osteonode destinations add SAFE --host pacs.example.org --port 2762 --called PACS_AE --tls`
 
     `osteonode destinations add OLD --host old.example.org --called OLD_AE --profile legacy`
+
+    `osteonode destinations add PACS --host pacs.example.org --called PACS_AE --commit`
     """
     from storage.index import destinations
 
@@ -109,12 +119,110 @@ def add(
                 profile=profile,
                 retrieve=retrieve.value,
                 tls=tls,
+                commitment=commit,
+                window=_window(window),
             ),
             actor=actor(),
         )
     print(
         f"Destination {name} is added; `osteonode destinations echo {name}` asks whether it answers."
     )
+
+
+@app.command()
+def edit(
+    ctx: typer.Context,
+    name: Name,
+    host: Annotated[str | None, typer.Option("--host", help="Host name or address.")] = None,
+    called: Annotated[
+        str | None, typer.Option("--called", metavar="AET", help="Its AE title.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Its DICOM port.")
+    ] = None,
+    calling: Annotated[
+        str | None,
+        typer.Option("--calling", metavar="AET", help="Our AE title towards it; '' for our own."),
+    ] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help=_PROFILE_HELP)] = None,
+    retrieve: Annotated[Retrieve | None, typer.Option("--retrieve", help=_RETRIEVE_HELP)] = None,
+    commit: Annotated[bool | None, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = None,
+    window: Annotated[str | None, typer.Option("--window", help=_WINDOW_HELP)] = None,
+) -> None:
+    """Change what is given of a destination. What is owed to it goes where it is then.
+
+    Examples: `osteonode destinations edit PACS --host new.example.org` · `osteonode destinations edit PACS --commit`
+    """
+    from storage.index import destinations
+
+    if profile is not None:
+        read_config(ctx).evidence.profile(profile)
+    for title in (called, calling):
+        if title:
+            check_ae_title(title)
+    given = {
+        "host": host,
+        "port": port,
+        "called_ae": called,
+        "calling_ae": calling,
+        "profile": profile,
+        "retrieve": None if retrieve is None else retrieve.value,
+        "commitment": commit,
+        "window": None if window is None else _window(window),
+    }
+    changes: dict[str, str | int | None] = {
+        field: value for field, value in given.items() if value is not None
+    }
+    if not changes:
+        raise typer.BadParameter("say what shall change; `--help` lists it.")
+    if calling == "":
+        changes["calling_ae"] = None
+    with opened(ctx) as index:
+        destinations.edit(index, name, changes, actor=actor())
+    print(f"Destination {name} is changed: {', '.join(changes)}.")
+
+
+@app.command()
+def pause(ctx: typer.Context, name: Name) -> None:
+    """Send nothing to a destination for now; what is made is owed to it, and waits.
+
+    Example: `osteonode destinations pause PACS`
+    """
+    from storage.index import destinations
+
+    with opened(ctx) as index:
+        changed = destinations.pause(index, name, actor=actor())
+    again = f"`osteonode destinations resume {name}` sends what waits"
+    print(f"Destination {name} is paused{'' if changed else ' already'}; {again}.")
+
+
+@app.command()
+def resume(ctx: typer.Context, name: Name) -> None:
+    """Send to a paused destination again, first what waited.
+
+    Example: `osteonode destinations resume PACS`
+    """
+    from storage.index import destinations
+
+    with opened(ctx) as index:
+        changed = destinations.resume(index, name, actor=actor())
+    print(f"Destination {name} is {'sent to again' if changed else 'not paused'}.")
+
+
+def _window(text: str) -> str:
+    """A window of a destination, checked.
+
+    Raises
+    ------
+    RuleError
+        When it cannot be read, or names `stat`: a delivery has no priority.
+    """
+    from node.errors import RuleError
+    from node.windows import parse_window
+
+    if parse_window(text).stat:
+        raise RuleError("A destination's window names times only; stat is for rules.")
+    return text
 
 
 @app.command()

@@ -280,9 +280,19 @@ def delivery_row(delivery: Delivery) -> dict[str, object]:
         "attempts": delivery.attempts,
         "status": None if delivery.status is None else f"0x{delivery.status:04X}",
         "message": delivery.message,
+        "committed": _commitment(delivery),
         "next_attempt_at": delivery.next_attempt_at if delivery.state == "PENDING" else None,
         "updated_at": delivery.updated_at,
     }
+
+
+def _commitment(delivery: Delivery) -> str | None:
+    """What is known of storage commitment; None where it is not asked for."""
+    if delivery.failure_reason is not None:
+        return f"0x{delivery.failure_reason:04X}"
+    if delivery.to_commit:
+        return "asked" if delivery.transaction_uid else "waits"
+    return "yes" if delivery.state == "COMMITTED" else None
 
 
 def _evaluated(study: Study) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from node.commitment import PUSH_MODEL
 from node.conformance.iods import OF_PIPELINE, Iod
-from node.conformance.network import STORAGE_COMMITMENT, Network
+from node.conformance.network import Network
 
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
@@ -82,7 +83,7 @@ def _evidence_creator(network: Network, iods: Sequence[Iod]) -> Actor:
         ("Image References", "6.5.3.8", _KEY_OBJECTS in classes, "no Key Object Selection is made"),
     )
     proposed = {context.abstract_syntax.uid for context in network.proposed}
-    commitment = network.storage_commitment and STORAGE_COMMITMENT in proposed
+    commitment = PUSH_MODEL in proposed
     return Actor(
         profile="AI Results (AIR)",
         name="Evidence Creator",
@@ -97,7 +98,7 @@ def _evidence_creator(network: Network, iods: Sequence[Iod]) -> Actor:
                 name="Storage Commitment",
                 reference="RAD-10",
                 supported=commitment,
-                remark="" if commitment else "neither requested nor are reports accepted",
+                remark="where a destination is asked for it",
             ),
         ),
         content=tuple(

@@ -60,13 +60,12 @@ def _overview(statement: Statement) -> str:
     )
     absent = "\n".join(f"- {name}: {what}." for name, what in _ABSENT)
     templates = ", ".join(iod.root_template for iod in statement.iods if iod.root_template)
-    commitment = yes(network.storage_commitment)
     services = table(
         ("DIMSE service", "SCU", "SCP"),
         (
             ("Verification", "Y", "Y"),
             ("Storage", "Y", "Y"),
-            ("Storage Commitment", commitment, commitment),
+            ("Storage Commitment, Push Model", "Y", "N"),
             ("Basic Worklist Management", "N", "N"),
             ("Modality Performed Procedure Step", "N", "N"),
             ("Unified Worklist and Procedure Step", "N", "N"),
@@ -211,6 +210,17 @@ older result that the destination was sent.
 
 {table(("Profile", *(key.replace("_", " ") for key in keys)), rows)}
 
+Storage Commitment (Push Model, PS3.4 Annex J), where a destination is asked for it: when nothing of a workitem is on
+its way there any more, one N-ACTION names all of it that was sent. The N-EVENT-REPORT is taken on the same association,
+which stays open for `[delivery] commit_wait_s`, or on one that the peer opens to `[node] ae_title`, where it proposes
+the SCP role; a peer that negotiates no role is heard as well. The report is answered with 0x0000 when it is in the
+index, with 0x0110 when the database does not answer, with 0x0115 when it names no transaction of ours, with 0x0113 when
+its Event Type is neither 1 nor 2. Each instance is COMMITTED or, with its Failure Reason, FAILED. After
+`[delivery] commit_deadline_s` without an answer or a report, or at once where the service is not accepted or is
+refused, a C-FIND (Study Root, IMAGE level) in the series sent says what is held; what is missing at the deadline has
+failed with 0x0112. A report that comes later counts still. An N-ACTION from a peer is answered with 0x0211: nothing is
+kept for good here.
+
 ### 5.4 Query/Retrieve service as SCU
 
 C-FIND of the Study Root model asks the destinations that `[routing] ask` names how much they have of a study that
@@ -323,15 +333,16 @@ def _communication(statement: Statement) -> str:
 
 For a delivery, with the contexts of the objects it holds; one association for the objects of a destination.
 `osteonode send` proposes the SOP Class and the transfer syntax of each file, and Implicit VR Little Endian beside an
-uncompressed one. A question (C-FIND) has an association of its own.
+uncompressed one. A question (C-FIND) and a request for storage commitment have an association of their own.
 
 {proposed}
 
 ### 7.3 Association acceptance
 
 Every SOP Class of 1.1 with SCP = Y is accepted in every transfer syntax below; of those proposed for a SOP Class the
-first that the requestor names is taken. The role is SCP. SCP/SCU Role Selection, Asynchronous Operations Window and
-SOP Class Extended Negotiation are not answered: the defaults hold.
+first that the requestor names is taken. The role is SCP. For the Storage Commitment Push Model, which is accepted for
+reports on what we asked for, SCP/SCU Role Selection is answered as proposed. Otherwise Role Selection, Asynchronous
+Operations Window and SOP Class Extended Negotiation are not answered: the defaults hold.
 
 {table(("An association is rejected as", "when"), network.rejections)}
 

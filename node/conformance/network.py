@@ -11,13 +11,11 @@ from pathlib import Path
 from pydicom.uid import UID
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
-from node import door, header, part10, query, receiving, scp, scu, transport
+from node import commitment, door, header, part10, query, receiving, scp, scu, transport
 from node.config import Config
 
 #: PS3.7 Annex A.2.1.
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-#: PS3.4 Annex J.
-STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +83,6 @@ class Network:
     proposed: tuple[PresentationContext, ...]
     store_scp: tuple[Status, ...]
     store_scu: tuple[Status, ...]
-    storage_commitment: bool
 
 
 def named(uid: str) -> Named:
@@ -127,7 +124,6 @@ def read_network(config: Config, made: Sequence[tuple[str, str]]) -> Network:
         proposed=_proposed(made),
         store_scp=_store_scp(),
         store_scu=tuple(_ranges(scu.classify)),
-        storage_commitment=STORAGE_COMMITMENT in accepted,
     )
 
 
@@ -215,6 +211,7 @@ def _proposed(made: Sequence[tuple[str, str]]) -> tuple[PresentationContext, ...
             *scu.presentation_contexts(items),
             scu.verification_context(),
             *query.query_contexts(),
+            commitment.commitment_context(),
         )
     )
 

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from storage import tables
 from storage.errors import ChangeRefused, NotFound
+from storage.index.destinations import paused
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.evidence_rows import evidence_from_values
-from storage.model import Delivery, DeliveryState, Event, utcnow
+from storage.model import Delivery, DeliveryState, Event, HeaderValue, utcnow
 
 _table = tables.deliveries
 #: What a delivery must be to be settled so. Commitment comes after C-STORE, in a report of its own (PS3.4 J.3).
@@ -67,7 +68,7 @@ def claim_due(  # noqa: PLR0913 - one transition
             .where(_table.c.delivery_id.in_(ids))
             .values(owner=owner, lease_until=now + timedelta(seconds=lease_s))
         )
-        return _select(connection, _table.c.delivery_id.in_(ids))
+        return select_deliveries(connection, _table.c.delivery_id.in_(ids))
 
 
 def renew(
@@ -136,6 +137,10 @@ def settle(  # noqa: PLR0913 - one transition
     }
     if state is DeliveryState.PENDING:
         values["next_attempt_at"] = next_attempt_at or now
+    elif state is DeliveryState.SENT:
+        asks = select(tables.destinations.c.commitment)
+        asks = asks.where(tables.destinations.c.name == _table.c.destination)
+        values["to_commit"] = func.coalesce(asks.scalar_subquery(), false())
     with index.begin() as connection:
         settled = connection.execute(
             update(_table)
@@ -147,7 +152,7 @@ def settle(  # noqa: PLR0913 - one transition
         if settled.rowcount != 1:
             return False
         if state in _EVENTS:
-            _log(connection, delivery, kind=_EVENTS[state], actor="node", at=now)
+            log_delivery(connection, delivery, kind=_EVENTS[state], actor="node", at=now)
         if state is DeliveryState.SENT and delivery.evidence.rejects:
             _retract(connection, delivery, now)
     return True
@@ -160,12 +165,14 @@ def _retract(connection: Connection, note: Delivery, now: datetime) -> None:
         _table.c.destination == note.destination,
         _table.c.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED)),
     )
-    retracted = _select(connection, told)
+    retracted = select_deliveries(connection, told)
     connection.execute(
-        update(_table).where(told).values(state=DeliveryState.RETRACTED, updated_at=now)
+        update(_table)
+        .where(told)
+        .values(state=DeliveryState.RETRACTED, to_commit=False, updated_at=now)
     )
     for delivery in retracted:
-        _log(connection, delivery, kind="delivery-retracted", actor="node", at=now)
+        log_delivery(connection, delivery, kind="delivery-retracted", actor="node", at=now)
 
 
 def release(index: Index, *, owner: str, now: datetime) -> int:
@@ -204,10 +211,13 @@ def retry(index: Index, *, delivery_id: int, actor: str, now: datetime | None = 
                 updated_at=now,
                 owner=None,
                 lease_until=None,
+                to_commit=False,
+                transaction_uid=None,
+                failure_reason=None,
             )
         )
         delivery = _get(connection, delivery_id)
-        _log(connection, delivery, kind="delivery-retried", actor=actor, at=now)
+        log_delivery(connection, delivery, kind="delivery-retried", actor=actor, at=now)
     return delivery
 
 
@@ -231,7 +241,7 @@ def list_deliveries(  # noqa: PLR0913 - one per filter of `deliveries list`
         if wanted is not None:
             conditions.append(column == wanted)
     with index.read() as connection:
-        found = _select(connection, *conditions, limit=limit, latest_first=True)
+        found = select_deliveries(connection, *conditions, limit=limit, latest_first=True)
     return found
 
 
@@ -246,22 +256,24 @@ def _is_due(now: datetime) -> ColumnElement[bool]:
         _table.c.state == DeliveryState.PENDING,
         _table.c.next_attempt_at <= now,
         or_(_table.c.lease_until.is_(None), _table.c.lease_until < now),
+        _table.c.destination.not_in(paused()),
     )
 
 
 def _get(connection: Connection, delivery_id: int) -> Delivery:
-    found = _select(connection, _table.c.delivery_id == delivery_id)
+    found = select_deliveries(connection, _table.c.delivery_id == delivery_id)
     if not found:
         raise NotFound(f"No delivery {delivery_id}.")
     return found[0]
 
 
-def _select(
+def select_deliveries(
     connection: Connection,
     *conditions: ColumnElement[bool],
     limit: int | None = None,
     latest_first: bool = False,
 ) -> tuple[Delivery, ...]:
+    """Deliveries with their evidence, within a transaction; the longest due first."""
     order: Sequence[ColumnElement[Any]] = (
         (_table.c.delivery_id.desc(),)
         if latest_first
@@ -290,9 +302,10 @@ def _from_row(row: Row[Any], split: int) -> Delivery:
     return Delivery(**values, evidence=evidence_from_values(made))
 
 
-def _log(
+def log_delivery(
     connection: Connection, delivery: Delivery, *, kind: str, actor: str, at: datetime
 ) -> None:
+    """An event about a delivery, within the transaction that changed it."""
     insert_event(
         connection,
         Event(
@@ -308,6 +321,12 @@ def _log(
                 "kind": delivery.evidence.kind,
                 "status": delivery.status,
                 "attempts": delivery.attempts,
+                **_failure(delivery),
             },
         ),
     )
+
+
+def _failure(delivery: Delivery) -> dict[str, HeaderValue]:
+    reason = delivery.failure_reason
+    return {} if reason is None else {"failure_reason": f"0x{reason:04X}"}

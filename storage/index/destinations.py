@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 
 from storage import tables
 from storage.errors import ChangeRefused, NotFound
 from storage.index.engine import Index
 from storage.index.events import insert_event
 from storage.index.values import insert_or_ignore
-from storage.model import Destination, Event, utcnow
+from storage.model import Destination, Event, HeaderValue, utcnow
 
 _table = tables.destinations
 
@@ -57,6 +58,75 @@ def set_profile(
             connection,
             Event(kind="destination-changed", actor=actor, at=now or utcnow(), detail=detail),
         )
+
+
+def edit(
+    index: Index,
+    name: str,
+    changes: Mapping[str, HeaderValue],
+    *,
+    actor: str,
+    now: datetime | None = None,
+) -> Destination:
+    """Change some of a destination: field of `Destination` -> value.
+
+    Raises
+    ------
+    NotFound
+        No such destination.
+    """
+    with index.begin() as connection:
+        statement = update(_table).where(_table.c.name == name).values(**changes)
+        if connection.execute(statement).rowcount != 1:
+            raise NotFound(f"No destination {name}.")
+        detail = {"name": name, **changes}
+        insert_event(
+            connection,
+            Event(kind="destination-changed", actor=actor, at=now or utcnow(), detail=detail),
+        )
+        row = connection.execute(select(_table).where(_table.c.name == name)).one()
+    return Destination(**row._mapping)
+
+
+def pause(index: Index, name: str, *, actor: str, now: datetime | None = None) -> bool:
+    """Send nothing to a destination until `resume`; what is owed to it waits. False when it is paused already.
+
+    Raises
+    ------
+    NotFound
+        No such destination.
+    """
+    return _set_paused(index, name, now or utcnow(), actor=actor, now=now or utcnow())
+
+
+def resume(index: Index, name: str, *, actor: str, now: datetime | None = None) -> bool:
+    """Send to a destination again; what waited is due at once. False when it is not paused.
+
+    Raises
+    ------
+    NotFound
+        No such destination.
+    """
+    return _set_paused(index, name, None, actor=actor, now=now or utcnow())
+
+
+def _set_paused(index: Index, name: str, at: datetime | None, *, actor: str, now: datetime) -> bool:
+    with index.begin() as connection:
+        mine = _table.c.name == name
+        if connection.scalar(select(_table.c.name).where(mine)) is None:
+            raise NotFound(f"No destination {name}.")
+        before = _table.c.paused_at.is_not(None) if at is None else _table.c.paused_at.is_(None)
+        statement = update(_table).where(mine, before).values(paused_at=at)
+        if connection.execute(statement).rowcount != 1:
+            return False
+        kind = "destination-resumed" if at is None else "destination-paused"
+        insert_event(connection, Event(kind=kind, actor=actor, at=now, detail={"name": name}))
+    return True
+
+
+def paused() -> Select[tuple[str]]:
+    """Names of destinations that are paused, for another statement's condition."""
+    return select(_table.c.name).where(_table.c.paused_at.is_not(None))
 
 
 def remove(index: Index, name: str, *, actor: str, now: datetime | None = None) -> None:

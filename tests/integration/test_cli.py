@@ -352,6 +352,9 @@ def test_destinations(ready: Run, pacs: Pacs) -> None:
             "profile": "generic",
             "retrieve": "move",
             "tls": False,
+            "commitment": False,
+            "window": "",
+            "paused_at": None,
         }
     ]
     assert "answers" in ready("destinations", "echo", "PACS").out

@@ -233,6 +233,15 @@ def test_a_syntax_the_peer_does_not_take_is_permanent_for_that_one(tmp_path: Pat
         assert taken.outcome is Outcome.DELIVERED
 
 
+def test_a_peer_that_takes_nothing_of_a_batch_is_permanent_too(tmp_path: Path) -> None:
+    compressed = make_instance()
+    compressed.compress(RLELossless, generate_instance_uid=False)
+    with Pacs(transfer_syntaxes=EXPLICIT_AND_IMPLICIT) as pacs:
+        (refused,) = send_to(pacs, [save(compressed, tmp_path)])
+    assert refused.outcome is Outcome.PERMANENT
+    assert "does not accept CT Image Storage in RLE Lossless" in refused.message
+
+
 def test_a_file_that_is_gone_is_permanent_for_that_one(pacs: Pacs, series: list[Path]) -> None:
     items = [read_item(path) for path in series]
     series[0].unlink()

@@ -12,9 +12,10 @@ import pytest
 from nodes import PIPELINES
 
 from node import claims, lifecycle
+from node.backoff import backoff
 from node.config import Config, PipelinesSection
 from node.errors import PerformError
-from node.lifecycle import Parts, backoff
+from node.lifecycle import Parts
 from node.scu import Outcome, SendItem, SendStatus, classify, describe
 from node.worker import PerformOutcome, PerformTask
 from pipelines.errors import Refused
@@ -694,3 +695,19 @@ def test_a_run_whose_images_have_expired_says_so(parts: Parts, seams: Seams) -> 
     receive(parts, 1)
     lifecycle.perform(parts, now=datetime.now(UTC) + timedelta(seconds=61))
     assert only_workitem(parts).state is WorkitemState.COMPLETED
+
+
+def test_a_destination_is_sent_to_in_its_window(parts: Parts) -> None:
+    night = Destination(name="NIGHT", host="h", port=104, called_ae="N", window="20:00-06:00")
+    always = Destination(name="PACS", host="h", port=104, called_ae="P")
+    for one in (night, always):
+        destinations.add(parts.index, one, actor="test")
+    config = parts.config.model_copy(
+        update={"node": parts.config.node.model_copy(update={"timezone": "UTC"})}
+    )
+    names = ["NIGHT", "PACS", "REMOVED"]
+    parts = replace(parts, config=config)
+    at_noon = lifecycle.open_destinations(parts, names, now=START)
+    assert at_noon == ("PACS", "REMOVED")
+    at_night = lifecycle.open_destinations(parts, names, now=START + timedelta(hours=10))
+    assert at_night == tuple(names)
