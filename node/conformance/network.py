@@ -171,7 +171,11 @@ def _rejections(config: Config) -> tuple[tuple[str, str], ...]:
 def _proposed(made: Sequence[tuple[str, str]]) -> tuple[PresentationContext, ...]:
     items = [
         scu.SendItem(
-            path=Path(), sop_class_uid=sop_class, sop_instance_uid="", transfer_syntax_uid=syntax
+            path=Path(),
+            sop_class_uid=sop_class,
+            sop_instance_uid="",
+            transfer_syntax_uid=syntax,
+            may_decompress=True,
         )
         for sop_class, syntax in made
     ]
