@@ -381,6 +381,7 @@ def deliver(parts: Parts, destination: str, *, now: datetime) -> bool:
                 sop_class_uid=delivery.evidence.sop_class_uid,
                 sop_instance_uid=delivery.evidence.sop_instance_uid,
                 transfer_syntax_uid=delivery.evidence.transfer_syntax_uid,
+                may_decompress=True,
             )
             for delivery, path in zip(due, paths, strict=True)
         ]

@@ -1,7 +1,8 @@
 """What we ask of others: C-ECHO, C-STORE. One association per batch, one status per instance.
 
 Files go out as they lie, whatever their transfer syntax. Only where a peer takes no other syntax than Implicit VR is
-an uncompressed (or deflated) data set encoded again: the values stay the same.
+an uncompressed (or deflated) data set encoded again, and only where it does not take a lossless compression of what we
+made ourselves is that undone: the values stay the same.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import structlog
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID
+from pydicom.pixels.utils import pack_bits
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
@@ -41,6 +43,10 @@ IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 _CONVERTIBLE = frozenset(
     (IMPLICIT_LITTLE, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"),
 )
+#: RLE and JPEG-LS lossless: what we compress with, and can undo.
+_LOSSLESS = frozenset(("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"))
+#: What it is undone to, as we prefer it.
+_NATIVE = ("1.2.840.10008.1.2.1", IMPLICIT_LITTLE)
 #: Slowest link there is time for, in bytes per second: 1 Mbit/s.
 _SLOWEST = 125_000
 #: PS3.8 9.3.2.2: presentation context IDs are odd and one byte.
@@ -70,6 +76,15 @@ class SendItem:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    #: Whether a lossless compression may be undone for a peer that does not take it.
+    may_decompress: bool = False
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Transfer syntaxes it can be sent in besides its own, the best first."""
+        if self.transfer_syntax_uid in _CONVERTIBLE:
+            return (IMPLICIT_LITTLE,)
+        return _NATIVE if self.may_decompress and self.transfer_syntax_uid in _LOSSLESS else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,8 +413,8 @@ def _batches(items: Iterable[SendItem]) -> Iterator[list[SendItem]]:
     pairs: set[tuple[str, str]] = set()
     for item in items:
         pair = (item.sop_class_uid, item.transfer_syntax_uid)
-        # Each pair may need a second context, the fallback to Implicit VR.
-        if pair not in pairs and len(pairs) == _MAX_CONTEXTS // 2:
+        # Each pair may need two more contexts, its fallbacks.
+        if pair not in pairs and len(pairs) == _MAX_CONTEXTS // 3:
             yield batch
             batch, pairs = [], set()
         pairs.add(pair)
@@ -414,13 +429,13 @@ def verification_context() -> PresentationContext:
 
 
 def presentation_contexts(items: Sequence[SendItem]) -> list[PresentationContext]:
-    """One per SOP Class and transfer syntax of the batch, and Implicit VR where we can encode it."""
+    """One per SOP Class and transfer syntax of the batch, and one for each that we can encode it in besides."""
     pairs: dict[tuple[str, str], None] = {}
     for item in items:
         pairs[item.sop_class_uid, item.transfer_syntax_uid] = None
     for item in items:
-        if item.transfer_syntax_uid in _CONVERTIBLE:
-            pairs[item.sop_class_uid, IMPLICIT_LITTLE] = None
+        for syntax in item.fallbacks:
+            pairs[item.sop_class_uid, syntax] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in pairs]
 
 
@@ -432,8 +447,7 @@ def _send_one(
         for context in assoc.accepted_contexts
     }
     is_exact = (item.sop_class_uid, item.transfer_syntax_uid) in accepted
-    can_convert = item.transfer_syntax_uid in _CONVERTIBLE
-    if not is_exact and not (can_convert and (item.sop_class_uid, IMPLICIT_LITTLE) in accepted):
+    if not is_exact and not any((item.sop_class_uid, ts) in accepted for ts in item.fallbacks):
         return SendStatus(
             item=item,
             outcome=Outcome.PERMANENT,
@@ -445,7 +459,7 @@ def _send_one(
     _config.STORE_SEND_CHUNKED_DATASET = True
     try:
         _allow_for(assoc, item.path, timeout_s)
-        answer = assoc.send_c_store(item.path if is_exact else dcmread(item.path))
+        answer = assoc.send_c_store(item.path if is_exact else _encode_again(item))
     except RuntimeError as error:
         raise DeliveryError(f"{who(destination)} ended the association.") from error
     except (OSError, ValueError, AttributeError, InvalidDicomError) as error:
@@ -460,6 +474,25 @@ def _send_one(
     if status is None:
         raise DeliveryError(f"{who(destination)} ended the association, or did not answer in time.")
     return SendStatus(item=item, outcome=classify(status), status=status, message=describe(status))
+
+
+def _encode_again(item: SendItem) -> Dataset:
+    """The data set for a peer that does not take it as it lies; pynetdicom encodes it for the context."""
+    ds = dcmread(item.path)
+    if item.transfer_syntax_uid in _LOSSLESS:
+        _decompress(ds)
+    return ds
+
+
+def _decompress(ds: Dataset) -> None:
+    """Undo a lossless compression; the same instance, for nothing that it means has changed."""
+    if ds.BitsAllocated == 1:
+        # A decoder gives a byte for each pixel of one bit: native, eight share one (PS3.5 8.1.1).
+        ds.PixelData = pack_bits(ds.pixel_array)
+        ds["PixelData"].is_undefined_length = False
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    else:
+        ds.decompress(generate_instance_uid=False)
 
 
 def _allow_for(assoc: Association, path: Path, timeout_s: float) -> None:

@@ -193,9 +193,11 @@ content count (`osteonode studies accept`); the first is kept beside it then.
 ### 5.3 Storage service as SCU
 
 Objects are sent as they are encoded; an uncompressed one in Implicit VR Little Endian where the peer accepts nothing
-else. UIDs are derived from the inputs, the pipeline, its version and parameters (root `[node] uid_root`): made or sent
-again, it is the same object. After a failure that may pass the pause before another attempt doubles from
-`[delivery] backoff_s` to `[delivery] backoff_max_s`; after `[delivery] max_attempts` the delivery is FAILED.
+else, one in RLE or JPEG-LS Lossless decompressed to Explicit or Implicit VR Little Endian where the peer does not
+accept its compression. UIDs are derived from the inputs, the pipeline, its version and parameters (root
+`[node] uid_root`): made or sent again, it is the same object. After a failure that may pass
+the pause before another attempt doubles from `[delivery] backoff_s` to `[delivery] backoff_max_s`; after
+`[delivery] max_attempts` the delivery is FAILED.
 
 A destination's profile names the objects and forms it is meant to get. Whatever a profile asks for, no object leaves
 that Annex A does not describe: {made}. Where a rule says so, a study that was refused or whose run failed leaves a

@@ -198,7 +198,11 @@ def _unknown_callers(config: Config) -> str:
 def _proposed(made: Sequence[tuple[str, str]]) -> tuple[PresentationContext, ...]:
     items = [
         scu.SendItem(
-            path=Path(), sop_class_uid=sop_class, sop_instance_uid="", transfer_syntax_uid=syntax
+            path=Path(),
+            sop_class_uid=sop_class,
+            sop_instance_uid="",
+            transfer_syntax_uid=syntax,
+            may_decompress=True,
         )
         for sop_class, syntax in made
     ]

@@ -17,6 +17,8 @@ from storage.index import Index, deliveries, instances, studies, workitems
 from storage.model import Delivery, DeliveryState, WorkitemState
 
 MOST = 100_000
+#: What the PACS has taken.
+_TAKEN = (DeliveryState.SENT, DeliveryState.COMMITTED)
 
 
 def is_settled(index: Index, ledger: Ledger) -> bool:
@@ -94,7 +96,7 @@ def _not_in_the_pacs(index: Index, ledger: Ledger, pacs: Pacs) -> Iterator[str]:
     yield from (f"{uid} is owed {n} times" for uid, n in Counter(uids).items() if n > 1)
     for one in owed:
         about = f"{one.evidence.kind} {one.evidence.sop_instance_uid}"
-        if one.state is DeliveryState.SENT and one.evidence.sop_instance_uid not in has:
+        if one.state in _TAKEN and one.evidence.sop_instance_uid not in has:
             yield f"{about} counts as sent, and the PACS has it not"
         if one.state is DeliveryState.FAILED:
             yield f"{about} was not delivered: {one.message}"
@@ -115,7 +117,7 @@ def _contents(pacs: Pacs) -> dict[str, set[bytes]]:
 def _counts_for(delivery: Delivery, study_uid: str) -> bool:
     return (
         delivery.evidence.study_instance_uid == study_uid
-        and delivery.state is DeliveryState.SENT
+        and delivery.state in _TAKEN
         and delivery.superseded_by is None
     )
 

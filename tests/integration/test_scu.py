@@ -9,8 +9,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dicomgen import make_instance, make_series, save, save_all
 from nodes import free_port, wait_for
@@ -18,11 +21,13 @@ from peer import Pacs
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     ComprehensiveSRStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLSLossless,
     RLELossless,
     SegmentationStorage,
 )
@@ -39,6 +44,7 @@ from node.scu import (
     send,
     send_paths,
 )
+from pipelines.evidence.frames import Frames, set_pixel_data
 from storage.model import Destination
 
 EXPLICIT_AND_IMPLICIT = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
@@ -231,6 +237,50 @@ def test_a_syntax_the_peer_does_not_take_is_permanent_for_that_one(tmp_path: Pat
         assert (refused.status, refused.outcome) == (None, Outcome.PERMANENT)
         assert "does not accept CT Image Storage in RLE Lossless" in refused.message
         assert taken.outcome is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("taken", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_what_we_compressed_is_decompressed_for_a_peer_that_does_not_take_it(
+    tmp_path: Path, syntax: UID, taken: UID
+) -> None:
+    original = make_instance()
+    original.SOPClassUID = SegmentationStorage
+    packed = deepcopy(original)
+    packed.file_meta = FileMetaDataset()
+    packed.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    packed.compress(syntax, generate_instance_uid=False)
+    item = replace(read_item(save(packed, tmp_path)), may_decompress=True)
+    with Pacs(transfer_syntaxes=[str(taken)]) as pacs:
+        (status,) = send(pacs.destination, [item], calling_ae="OSTEONODE", timeout_s=5)
+        assert status.status == 0x0000, status.message
+        assert pacs.files[0].transfer_syntax_uid == taken
+        (received,) = pacs.received
+    assert received.SOPInstanceUID == original.SOPInstanceUID
+    assert (received.pixel_array == original.pixel_array).all()
+    with Pacs() as pacs:
+        send(pacs.destination, [item], calling_ae="OSTEONODE", timeout_s=5)
+        assert pacs.files[0].transfer_syntax_uid == syntax
+
+
+def test_a_binary_seg_in_rle_is_packed_into_bits_again(tmp_path: Path) -> None:
+    """Three frames of 5 x 7 pixels: no frame ends on a byte."""
+    ds = make_instance()
+    ds.SOPClassUID = SegmentationStorage
+    ds.Rows, ds.Columns, ds.NumberOfFrames = 5, 7, 3
+    ds.BitsAllocated = ds.BitsStored = 1
+    ds.HighBit = ds.PixelRepresentation = 0
+    frames = np.random.default_rng(1).integers(0, 2, (3, 5, 7), dtype=np.uint8)
+    ones = np.ones(3, dtype=np.uint8)
+    stored = Frames(labels=frames, slices=np.arange(3), segments=ones, table=ones[:0])
+    set_pixel_data(ds, stored, RLELossless)
+    item = replace(read_item(save(ds, tmp_path)), may_decompress=True)
+    with Pacs(transfer_syntaxes=EXPLICIT_AND_IMPLICIT) as pacs:
+        (status,) = send(pacs.destination, [item], calling_ae="OSTEONODE", timeout_s=5)
+        assert status.status == 0x0000, status.message
+        (received,) = pacs.received
+    assert len(received.PixelData) == 14
+    assert (received.pixel_array == frames).all()
 
 
 def test_a_peer_that_takes_nothing_of_a_batch_is_permanent_too(tmp_path: Path) -> None:
