@@ -29,7 +29,7 @@ from sqlalchemy import event, text
 
 from migrations.commands import upgrade
 from node import lifecycle
-from node.cli import queue
+from node.cli import explaining, queue
 from node.cli.studies import collect, find_study
 from node.config import Config
 from node.lifecycle import Parts
@@ -43,11 +43,12 @@ from storage.index import (
     events,
     measurements,
     open_index,
+    rules,
     studies,
     turns,
     workitems,
 )
-from storage.model import WorkitemState
+from storage.model import Rule, WorkitemState
 
 #: Every question shall be answered within, at p95.
 LIMIT_MS = 200
@@ -164,6 +165,20 @@ def _questions(index: Index, config: Config, count: int) -> dict[str, Callable[[
         assert claimed is not None
         return workitems.release(index, owner="benchmark", now=END)
 
+    for pipeline in ("ct_skeleton", "ct_trunk_muscle", "qct_femur", "mr_spine_tumor") * 3:
+        number = len(rules.list_rules(index))
+        rule = Rule(
+            name=f"rule-{number}",
+            pipeline=pipeline,
+            where=(
+                "Modality in CT, MR",
+                "SeriesDescription !~ scout",
+                f"SliceThickness <= {number}",
+            ),
+            destinations=("PACS",),
+        )
+        rules.add(index, rule, actor="benchmark")
+    manifests = find_pipelines(()).manifests
     parts = _idle_parts(config, index)
 
     def idle_look() -> object:
@@ -184,6 +199,7 @@ def _questions(index: Index, config: Config, count: int) -> dict[str, Callable[[
         "studies show, by the end of the UID": lambda: collect(
             index, find_study(index, uid()[-14:])
         ),
+        "studies explain, of twelve rules": lambda: explaining.answer(index, manifests, uid()),
         "audit list, of a study": lambda: events.list_events(index, study=uid()),
         "audit list, of a day": by_day,
         "audit list, of a kind": lambda: events.list_events(index, kind="rule-edited"),

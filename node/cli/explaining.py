@@ -20,6 +20,8 @@ from storage.model import ClauseVerdict, DecisionCode, Series, Study, Workitem, 
 
 if TYPE_CHECKING:
     from node.explanation import RuleVerdict, SeriesVerdict
+    from pipelines.manifest import Manifest
+    from storage.index import Index
 
 _MARKS: Mapping[str, tuple[str, str]] = {
     DecisionCode.RUNS: ("✓", "green"),
@@ -74,30 +76,40 @@ def explain(
 
     `osteonode studies explain 619255048 --rule skeleton --json`
     """
-    answer = _ask(ctx, uid, rule)
+    said = _ask(ctx, uid, rule)
     if as_json:
-        show_json(_as_json(answer))
+        show_json(_as_json(said))
         return
     out = console()
-    for part in render(answer):
+    for part in render(said):
         out.print(part)
 
 
 def _ask(ctx: typer.Context, uid: str, name: str | None) -> Answer:
+    from pipelines.registry import find_pipelines
+
+    with opened(ctx) as index:
+        return answer(
+            index, find_pipelines(read_config(ctx).pipelines.folders).manifests, uid, name
+        )
+
+
+def answer(
+    index: Index, manifests: Mapping[str, Manifest], uid: str, name: str | None = None
+) -> Answer:
+    """What rules, or the one of that name, make of a study, by its UID or the end of it."""
     from node import completeness
     from node.cli.studies import find_study
     from node.explanation import Circumstances
     from node.explanation import explain as explain_rules
-    from pipelines.registry import find_pipelines
     from storage.index import rules, studies, workitems
 
-    with opened(ctx) as index:
-        study = find_study(index, uid)
-        wanted = rules.list_rules(index) if name is None else (rules.get(index, name),)
-        series = studies.series_of(index, study.study_instance_uid)
-        done = workitems.list_workitems(index, study=study.study_instance_uid, limit=1000)
+    study = find_study(index, uid)
+    wanted = rules.list_rules(index) if name is None else (rules.get(index, name),)
+    series = studies.series_of(index, study.study_instance_uid)
+    done = workitems.list_workitems(index, study=study.study_instance_uid, limit=1000)
     evidence = Circumstances(
-        manifests=find_pipelines(read_config(ctx).pipelines.folders).manifests,
+        manifests=manifests,
         lacking=completeness.lacking(series, study.asked),
         forced=study.forced_at is not None,
         now=utcnow(),
