@@ -308,6 +308,8 @@ def look(stage: Stage, senders: Mapping[str, Sender]) -> Played:
 
 #: A loaded machine makes every sender slow.
 _OF_THE_MACHINE = frozenset(("slow-sender",))
+#: Of many studies over one association: whether it ends before or after the first of them is quiet.
+_OF_MANY = frozenset(("released", "still-sending"))
 HEADING = ("Scenario", "Instances", "Associations", "Evaluated", "Ran", "The PACS shows", "Why")
 PAGE = f"""\
 # What the node does, scenario by scenario
@@ -331,7 +333,8 @@ def write_page(played: Played) -> str:
     """The page, as Markdown."""
     lines = [HEADING, ("---",) * len(HEADING)]
     for one in SCENARIOS:
-        seen = Counter(_row(account) for account in played.accounts(one.play))
+        hidden = _OF_THE_MACHINE | (_OF_MANY if one.studies == MANY else frozenset())
+        seen = Counter(_row(account, hidden) for account in played.accounts(one.play))
         for row, count in sorted(seen.items()):
             title = one.title if count == 1 else f"{one.title} ({count} studies, each)"
             lines.append((title, *row))
@@ -339,14 +342,14 @@ def write_page(played: Played) -> str:
     return f"{PAGE}\n{table}\n"
 
 
-def _row(account: Account) -> tuple[str, ...]:
+def _row(account: Account, hidden: frozenset[str]) -> tuple[str, ...]:
     decided = Counter(
         f"{one.role + ' ' if one.role else ''}{one.code}"
         for one in account.decisions
         if one.rule in _rules_of(account)
     )
     codes = [
-        ", ".join(sorted(account.reasons - _OF_THE_MACHINE)),
+        ", ".join(sorted(account.reasons - hidden)),
         _listed(decided),
         ", ".join(sorted(account.notices)),
     ]

@@ -43,6 +43,9 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ ].*\n|\n)*(.*)", re.M)
 _REFUSALS = re.compile(r"\b(?:instance_refused|instance_not_kept|archive_full|store_failed)\b")
 
+#: Its door would close on one address that comes so often.
+UNLIMITED = {"OSTEONODE_RECEIVE__MAX_RATE": "0"}
+
 
 @dataclass(kw_only=True)
 class Report:
@@ -260,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     total = Report()
     with TemporaryDirectory(prefix="osteonode-fuzz-") as folder:
-        node = Node(folder=Path(folder))
+        node = Node(folder=Path(folder), settings=UNLIMITED)
         node.start()
         try:
             originals = seeds(options.data, options.most_bytes)

@@ -23,7 +23,7 @@ DATA = Path(os.environ.get("OSTEONODE_TEST_DATA", ROOT.parent / "shared" / "data
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One node for all of them: what harms it may show later."""
-    node = Node(folder=tmp_path_factory.mktemp("node"))
+    node = Node(folder=tmp_path_factory.mktemp("node"), settings=campaign.UNLIMITED)
     node.start()
     yield node
     node.kill_if_running()

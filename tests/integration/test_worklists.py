@@ -218,7 +218,7 @@ def make_bench(index: Index, tmp_path: Path, server: WorklistServer) -> Iterator
                 "worklists": {
                     "test": {
                         "url": server.url,
-                        "timeout_s": 0.5,
+                        "timeout_s": 2.0,
                         "input_wait_s": 600,
                         "work": [
                             {"code": "^".join(CODE), "rule": "bones"},

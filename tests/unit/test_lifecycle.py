@@ -645,12 +645,12 @@ def test_missing_evidence_is_told_and_holds_up_nothing_else(parts: Parts, seams:
 def test_a_batch_longer_than_its_lease_is_not_sent_by_a_second_node(
     performed: Parts, seams: Seams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "LEASE_S", 0.5)
+    monkeypatch.setattr(lifecycle, "LEASE_S", 2.0)
     monkeypatch.setattr(claims, "RENEW_S", 0.05)
     second = replace(performed, owner="second")
 
     def send_slowly(destination: Destination, items: Sequence[SendItem]) -> list[SendStatus]:
-        time.sleep(0.8)
+        time.sleep(2.5)
         assert not lifecycle.deliver(second, "PACS", now=datetime.now(UTC))
         return seams.send(destination, items)
 
