@@ -40,6 +40,7 @@ from storage.archive import Archive
 from storage.index import (
     Index,
     deliveries,
+    destinations,
     events,
     measurements,
     open_index,
@@ -48,7 +49,7 @@ from storage.index import (
     turns,
     workitems,
 )
-from storage.model import Rule, WorkitemState
+from storage.model import Destination, Rule, WorkitemState
 
 #: Every question shall be answered within, at p95.
 LIMIT_MS = 200
@@ -165,6 +166,8 @@ def _questions(index: Index, config: Config, count: int) -> dict[str, Callable[[
         assert claimed is not None
         return workitems.release(index, owner="benchmark", now=END)
 
+    peer = Destination(name="PACS", host="127.0.0.1", port=104, called_ae="PACS")
+    destinations.add(index, peer, actor="benchmark")
     for pipeline in ("ct_skeleton", "ct_trunk_muscle", "qct_femur", "mr_spine_tumor") * 3:
         number = len(rules.list_rules(index))
         rule = Rule(
