@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from mmap import mmap
+from typing import TypeAlias
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 
@@ -92,11 +94,19 @@ def name(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {dictionary(tag)[0]}".rstrip()
 
 
-def read_elements(data: bytes, encoding: Encoding, *, is_complete: bool = True) -> list[Element]:
+#: An encoded data set: in memory, or a file of which only what is looked at is in memory.
+Encoded: TypeAlias = bytes | mmap
+
+
+def read_elements(
+    data: Encoded, encoding: Encoding, *, start: int = 0, is_complete: bool = True
+) -> list[Element]:
     """The elements before pixel data, in the order they come.
 
     Parameters
     ----------
+    start
+        Where the data set begins in `data`.
     is_complete
         False for the beginning of a data set: then it may end anywhere.
 
@@ -107,7 +117,7 @@ def read_elements(data: bytes, encoding: Encoding, *, is_complete: bool = True) 
     """
     elements: list[Element] = []
     try:
-        for count, element in enumerate(_walk(data, 0, encoding, 0, _Budget())):
+        for count, element in enumerate(_walk(data, start, encoding, 0, _Budget())):
             if count >= _MAX_ELEMENTS:
                 raise UnreadableError(f"The data set has more than {_MAX_ELEMENTS} elements.")
             if element.tag >= _FIRST_PIXEL_DATA:
@@ -121,7 +131,7 @@ def read_elements(data: bytes, encoding: Encoding, *, is_complete: bool = True) 
 
 
 def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
-    data: bytes, position: int, encoding: Encoding, depth: int, budget: _Budget
+    data: Encoded, position: int, encoding: Encoding, depth: int, budget: _Budget
 ) -> Iterator[Element]:
     """Elements from `position`; in an item of undefined length the last one is its delimitation item."""
     if depth > _MAX_DEPTH:
@@ -167,7 +177,7 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
 
 
 def _skip_sequence(
-    data: bytes, position: int, encoding: Encoding, depth: int, budget: _Budget
+    data: Encoded, position: int, encoding: Encoding, depth: int, budget: _Budget
 ) -> int:
     """Where a sequence of undefined length ends (PS3.5 7.5.2)."""
     limit = len(data)
@@ -194,7 +204,7 @@ def _skip_sequence(
     raise TruncatedError("The data set ends in the middle of a sequence.")
 
 
-def _skip_fragments(data: bytes, position: int, limit: int, encoding: Encoding) -> int:
+def _skip_fragments(data: Encoded, position: int, limit: int, encoding: Encoding) -> int:
     """Where encapsulated pixel data ends (PS3.5 A.4)."""
     item = struct.Struct(encoding.order + "HHI").unpack_from
     while position + 8 <= limit:

@@ -15,7 +15,7 @@ from node.config import Config, WorklistSetting
 from node.errors import WorklistError
 from node.receiving import Received, receive
 from node.ups import authorization, code_of
-from storage.archive import Archive, new_digest
+from storage.archive import Archive
 from storage.index import Index, instances
 from storage.model import StepInput
 
@@ -36,10 +36,10 @@ class Shelf:
     archive: Archive
     index: Index
 
-    def keep(self, received: Received) -> int:
+    def keep(self, received: Received, data: bytes) -> int:
         """Keep one instance; the status of its C-STORE."""
         return receive(
-            received, self.archive, self.index, uid_root=self.config.node.uid_root
+            received, data, self.archive, self.index, uid_root=self.config.node.uid_root
         ).status
 
     def holds(self, wanted: StepInput) -> bool:
@@ -108,8 +108,6 @@ def fetch_by_wado(
 def _keep(shelf: Shelf, ds: Dataset, *, source: str) -> None:
     syntax = str(ds.file_meta.TransferSyntaxUID)
     data = _encoded(ds)
-    digest = new_digest()
-    digest.update(data)
     status = shelf.keep(
         Received(
             sop_class_uid=str(ds.SOPClassUID),
@@ -117,9 +115,8 @@ def _keep(shelf: Shelf, ds: Dataset, *, source: str) -> None:
             transfer_syntax_uid=syntax,
             calling_ae=source,
             called_ae=shelf.config.node.ae_title,
-            data=data,
-            digest=digest.hexdigest(),
-        )
+        ),
+        data,
     )
     if status != 0x0000:
         raise WorklistError("unreadable", f"An instance that came was refused: 0x{status:04X}.")

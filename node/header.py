@@ -22,6 +22,7 @@ from pydicom.sequence import Sequence
 
 from node.elements import (
     Element,
+    Encoded,
     Encoding,
     TruncatedError,
     UnreadableError,
@@ -47,6 +48,7 @@ MAX_VALUE_LENGTH = 1024
 MAX_ITEM_LENGTH = 1024 * 1024
 #: Most bytes of a deflated data set that are inflated to read its header.
 MAX_INFLATED = 64 * 1024 * 1024
+_INFLATED_AT_ONCE = 256 * 1024
 
 _IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 _EXPLICIT_BIG = "1.2.840.10008.1.2.2"
@@ -125,14 +127,15 @@ class ParsedHeader:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An encoded data set and where its top-level elements lie."""
+    """An encoded data set, where it begins, and where its top-level elements lie."""
 
-    data: bytes
+    data: Encoded
+    start: int
     encoding: Encoding
     elements: dict[int, Element]
 
 
-def read_header(transfer_syntax_uid: str, data: bytes) -> ParsedHeader:
+def read_header(transfer_syntax_uid: str, data: Encoded, *, start: int = 0) -> ParsedHeader:
     """Read the attributes before pixel data and check that nothing is cut off.
 
     Parameters
@@ -140,14 +143,16 @@ def read_header(transfer_syntax_uid: str, data: bytes) -> ParsedHeader:
     transfer_syntax_uid
         The transfer syntax of the presentation context the data set came in.
     data
-        The encoded data set, without file meta information.
+        The encoded data set; of a file of any size only the header's pages are read.
+    start
+        Where it begins in there: behind file meta information.
 
     Raises
     ------
     node.errors.ReceiveError
         With the status the sender gets and a sentence that names the tag.
     """
-    source = _read_source(transfer_syntax_uid, data)
+    source = _read_source(transfer_syntax_uid, data, start)
     header = dict(_values_by_keyword(source))
     try:
         if "NumberOfFrames" in header and "ImageOrientationPatient" not in header:
@@ -169,8 +174,8 @@ def read_header(transfer_syntax_uid: str, data: bytes) -> ParsedHeader:
     )
 
 
-def _read_source(transfer_syntax_uid: str, data: bytes) -> _Source:
-    if not data:
+def _read_source(transfer_syntax_uid: str, data: Encoded, start: int) -> _Source:
+    if len(data) <= start:
         raise ReceiveError(CANNOT_UNDERSTAND, "There is no data set.")
     encoding = Encoding(
         is_implicit=transfer_syntax_uid == _IMPLICIT_LITTLE,
@@ -178,26 +183,33 @@ def _read_source(transfer_syntax_uid: str, data: bytes) -> _Source:
     )
     is_complete = True
     if transfer_syntax_uid in _DEFLATED:
-        data, is_complete = _inflate(data)
+        data, is_complete = _inflate(data, start)
+        start = 0
     try:
-        elements = read_elements(data, encoding, is_complete=is_complete)
+        elements = read_elements(data, encoding, start=start, is_complete=is_complete)
     except TruncatedError as error:
         raise ReceiveError(TRUNCATED, str(error)) from error
     except UnreadableError as error:
         raise ReceiveError(CANNOT_UNDERSTAND, str(error)) from error
-    return _Source(data, encoding, {element.tag: element for element in elements})
+    return _Source(data, start, encoding, {element.tag: element for element in elements})
 
 
-def _inflate(data: bytes) -> tuple[bytes, bool]:
+def _inflate(data: Encoded, start: int) -> tuple[bytes, bool]:
     """PS3.5 A.5: a raw deflate stream. The second value is False when only the beginning was inflated."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = bytearray()
     try:
-        inflated = inflater.decompress(data, MAX_INFLATED)
+        for at in range(start, len(data), _INFLATED_AT_ONCE):
+            # What it does not take, it would copy: so little at a time.
+            piece = data[at : at + _INFLATED_AT_ONCE]
+            inflated += inflater.decompress(piece, MAX_INFLATED - len(inflated))
+            if inflater.eof or len(inflated) >= MAX_INFLATED:
+                break
     except zlib.error as error:
         raise ReceiveError(CANNOT_UNDERSTAND, f"The data set does not inflate: {error}.") from error
     if not inflater.eof and len(inflated) < MAX_INFLATED:
         raise ReceiveError(TRUNCATED, "The deflated data set ends in the middle.")
-    return inflated, inflater.eof
+    return bytes(inflated), inflater.eof
 
 
 def _uid(header: dict[str, Values], tag: int, keyword: str) -> str:
@@ -308,7 +320,7 @@ def _first_frame(source: _Source) -> dict[str, Values]:
 def _mentions(source: _Source) -> frozenset[str]:
     # There is one at least: the UIDs were found.
     end = next(reversed(source.elements.values())).end
-    return mentioned_uids(source.data, end, source.encoding)
+    return mentioned_uids(source.data, end, source.encoding, start=source.start)
 
 
 def _nested(item: Dataset, keyword: str) -> dict[str, Values]:

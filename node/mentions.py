@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from node.elements import Encoding
+from node.elements import Encoded, Encoding
 
 #: Attributes that hold them.
 _TAGS = (
@@ -32,20 +32,22 @@ MOST_PLACES = 300_000
 _LONGEST = 64
 
 
-def mentioned_uids(data: bytes, end: int, encoding: Encoding) -> frozenset[str]:
+def mentioned_uids(
+    data: Encoded, end: int, encoding: Encoding, *, start: int = 0
+) -> frozenset[str]:
     """UIDs in the attributes above.
 
     Parameters
     ----------
-    end
-        Where pixel data begins.
+    start, end
+        Where the data set begins, and where its pixel data does.
     """
     order: Literal["little", "big"] = "little" if encoding.is_little else "big"
-    end = min(end, MOST_SCANNED)
+    end = min(end, start + MOST_SCANNED)
     found = set()
     for group, number in _TAGS:
         tag = group.to_bytes(2, order) + number.to_bytes(2, order)
-        at = data.find(tag, 0, end)
+        at = data.find(tag, start, end)
         places = 0
         while at >= 0 and places < MOST_PLACES:
             places += 1
@@ -54,7 +56,7 @@ def mentioned_uids(data: bytes, end: int, encoding: Encoding) -> frozenset[str]:
     return frozenset(uid.decode("ascii", "replace") for uid in found if uid[:1].isdigit())
 
 
-def _value(data: bytes, at: int, order: Literal["little", "big"]) -> bytes:
+def _value(data: Encoded, at: int, order: Literal["little", "big"]) -> bytes:
     """What stands after a tag: VR and length in Explicit VR, a length of four bytes in Implicit VR (PS3.5 7.1)."""
     if data[at : at + 2] == b"UI":
         length = int.from_bytes(data[at + 2 : at + 4], order)

@@ -21,7 +21,6 @@ from node.errors import DeliveryError
 from node.receiving import Received
 from node.scu import associate, who
 from node.tls import Dialer
-from storage.archive import new_digest
 from storage.model import Asked, Destination, utcnow
 
 #: PS3.4 Table C.6.2.1-1 and C.6.2.3-1: Study Root, FIND, MOVE and GET.
@@ -186,7 +185,7 @@ def get(  # noqa: PLR0913 - where, what, and what for
     series_instance_uid: str,
     *,
     sop_classes: Iterable[str],
-    keep: Callable[[Received], int],
+    keep: Callable[[Received, bytes], int],
     calling_ae: str,
     timeout_s: float,
     dialer: Dialer | None = None,
@@ -210,7 +209,7 @@ def get(  # noqa: PLR0913 - where, what, and what for
     contexts = [build_context(GET), *(build_context(uid, syntaxes) for uid in wanted)]
 
     def store(event: evt.Event) -> int:
-        return keep(_received(event, destination))
+        return keep(*_received(event, destination))
 
     with associate(
         destination,
@@ -226,21 +225,17 @@ def get(  # noqa: PLR0913 - where, what, and what for
         _follow(assoc.send_c_get(ds, GET), destination, "C-GET")
 
 
-def _received(event: evt.Event, destination: Destination) -> Received:
+def _received(event: evt.Event, destination: Destination) -> tuple[Received, bytes]:
     request = cast(C_STORE, event.request)
-    data = cast(BytesIO, request.DataSet).getvalue()
-    digest = new_digest()
-    digest.update(data)
-    return Received(
+    received = Received(
         sop_class_uid=str(request.AffectedSOPClassUID),
         sop_instance_uid=str(request.AffectedSOPInstanceUID),
         transfer_syntax_uid=str(event.context.transfer_syntax),
         # It is the archive that sends, though the association is ours.
         calling_ae=destination.called_ae,
         called_ae=event.assoc.requestor.ae_title,
-        data=data,
-        digest=digest.hexdigest(),
     )
+    return received, cast(BytesIO, request.DataSet).getvalue()
 
 
 # -- what they share ------------------------------------------------------------------------------

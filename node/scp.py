@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, cast
@@ -26,12 +26,13 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from node import tls
 from node.commitment import PUSH_MODEL, UNRECOGNIZED_OPERATION, Keep, accepted_context, take_report
 from node.config import Config
+from node.dimse import Nowhere, Sink, StoreRequest
 from node.diskspace import DiskWatch, Room, free_bytes
 from node.door import Door, Peer, Refusal, Telling, right_of
 from node.errors import ConfigError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.receiving import OUT_OF_RESOURCES, Received, receive
-from node.transport import Guard, StoreRequest, StoreServer, certificate_names, hang_up
+from node.receiving import OUT_OF_RESOURCES, Incoming, Received
+from node.transport import Guard, StoreServer, certificate_names, hang_up
 from storage.archive import Archive
 from storage.errors import StorageError
 from storage.index import Index, events, wholeness
@@ -112,6 +113,25 @@ class _Tally:
         """Those of which it brought an instance that was taken."""
         # Of an instance that was refused nothing is held. One line: counts of an open association still grow.
         return frozenset(uid for uid, _, outcome in tuple(self.counts) if uid and outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """An instance while it comes in, and where it is counted when it has."""
+
+    incoming: Incoming
+    tally: _Tally
+
+    def write(self, parts: Sequence[memoryview]) -> None:
+        self.incoming.write(parts)
+
+    def finish(self) -> int:
+        receipt = self.incoming.finish()
+        self.tally.counts[receipt.study_instance_uid, receipt.status, receipt.outcome] += 1
+        return receipt.status
+
+    def abandon(self) -> None:
+        self.incoming.abandon()
 
 
 class Scp:
@@ -208,6 +228,7 @@ class Scp:
                     request_timeout_s=receive_section.request_timeout_s,
                     pdu_timeout_s=receive_section.pdu_timeout_s,
                 ),
+                streams=receive_section.streaming,
                 tls=secured,
             )
         except OSError as error:
@@ -352,28 +373,25 @@ class Scp:
                 "abort_sent", address=about.address, calling_ae=about.ae_title, source=pdu.source
             )
 
-    def _store(self, request: StoreRequest) -> int:
+    def _store(self, request: StoreRequest) -> Sink:
         assoc = request.assoc
+        tally = self._tallies[assoc]
         if self._disk.room() is Room.FULL:
-            self._tallies[assoc].counts[None, OUT_OF_RESOURCES, None] += 1
-            return OUT_OF_RESOURCES
-        receipt = receive(
+            tally.counts[None, OUT_OF_RESOURCES, None] += 1
+            return Nowhere(OUT_OF_RESOURCES)
+        incoming = Incoming(
             Received(
                 sop_class_uid=request.command.sop_class_uid,
                 sop_instance_uid=request.command.sop_instance_uid,
                 transfer_syntax_uid=request.transfer_syntax_uid,
                 calling_ae=assoc.requestor.ae_title,
                 called_ae=_request(assoc).called_ae_title,
-                data=request.data,
-                digest=request.digest,
             ),
             self._archive,
             self._index,
             uid_root=self._config.node.uid_root,
         )
-        key = (receipt.study_instance_uid, receipt.status, receipt.outcome)
-        self._tallies[assoc].counts[key] += 1
-        return receipt.status
+        return _Counted(incoming, tally)
 
     def _end(self, assoc: Association) -> None:
         self._door.leave(_peer(assoc))

@@ -3,12 +3,14 @@
 pynetdicom polls in two loops that sleep 1 ms, reads sockets in pieces of 4,096 bytes, copies a PDU five times and
 passes each message through three queues and two pydicom data sets. Here, for an acceptor:
 
-- a PDU is read into one buffer, and its values are passed on as views of it (PS3.8 9.3.5);
 - both loops block until there is something to do;
-- a C-STORE request is collected, handed to `store` and answered in the upper layer's own thread (PS3.7 9.1.1).
+- once an association is established its P-DATA-TF PDUs are read into one buffer that is used again, and what they
+  carry goes on as views of it (PS3.8 9.3.5, `node.pdus`);
+- a C-STORE request goes to its sink as it comes, and is answered in the upper layer's own thread (`node.dimse`).
 
-Negotiation, release, abort, time-outs and every other DIMSE service stay pynetdicom's. All use of what it does not
-document is in this file, written for 3.0.
+Negotiation, release, abort, time-outs and every other DIMSE service stay pynetdicom's. The plain path (`streams` is
+False) leaves it P-DATA-TF PDUs and C-STORE as well. All use of what it does not document is in here and in
+`node.dimse`, written for 3.0.
 """
 
 from __future__ import annotations
@@ -27,64 +29,35 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
-from pydicom.errors import BytesLengthException
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
-from pynetdicom.pdu import P_DATA_TF
-from pynetdicom.pdu_items import PresentationDataValueItem
-from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.transport import (
     AssociationSocket,
     RequestHandler,
     ThreadedAssociationServer,
 )
 
-from node.command import StoreCommand, encode_store_response, read_store_command
+from node.command import StoreCommand
+from node.dimse import Dimse, StoreHandler, StoreRequest, finish_sink, open_sink
 from node.errors import ConfigError
+from node.pdus import Fragment, PduError, PduReader
 from node.tls import Reloaded, explain
-from storage.archive import new_digest
-
-#: PS3.7 Annex C: general statuses.
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-PROCESSING_FAILURE = 0x0110
 
 #: Longest wait of either loop: time-outs are looked at this often.
 _LOOK_S = 0.5
 #: Associate, release and abort PDUs; a peer that says more is no DICOM peer.
 _MAX_CONTROL_PDU = 1 << 20
-#: A command set: a dozen elements, four attribute lists at most (PS3.7 E.1).
-_MAX_COMMAND = 1 << 16
-#: The data set of another message than C-STORE: a report of a storage commitment names an instance in 100 bytes.
-_MAX_OTHER_DATA = 1 << 25
-#: Bytes; a view costs about 200.
-_SMALL_FRAGMENT = 1024
-
-#: What pydicom and pynetdicom raise on a command set that is none.
-_COMMAND_ERRORS = (
-    *(LookupError, AttributeError, ValueError, TypeError, EOFError, OSError),
-    *(NotImplementedError, struct.error, BytesLengthException),
-)
+#: What an association reads at once, and all the memory that its images take.
+_BUFFER = 1 << 18
 
 _log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreRequest:
-    """A whole C-STORE request on an association."""
-
-    assoc: Association
-    command: StoreCommand
-    transfer_syntax_uid: str
-    data: bytes
-    #: Digest of `data`, in hexadecimal.
-    digest: str
-
-
-StoreHandler = Callable[[StoreRequest], int]
 EndHandler = Callable[[Association], None]
 
 
@@ -116,7 +89,9 @@ class StoreServer(ThreadedAssociationServer):
     Parameters
     ----------
     store
-        Answers a C-STORE request with a DIMSE status; called in the association's thread.
+        Takes C-STORE requests; called in the association's thread.
+    streams
+        Whether they go there as they come; else pynetdicom holds each in memory first.
     ended
         Called once for every association, accepted or not, when it is over.
     guard
@@ -134,10 +109,12 @@ class StoreServer(ThreadedAssociationServer):
         store: StoreHandler,
         ended: EndHandler,
         guard: Guard,
+        streams: bool = True,
         tls: Reloaded | None = None,
         **kwargs: Any,
     ) -> None:
         self.store = store
+        self.streams = streams
         self.ended = ended
         self.guard = guard
         self.tls = tls
@@ -194,7 +171,9 @@ class _Handler(RequestHandler):
     def _create_association(self) -> Association:
         server = cast(StoreServer, self.server)
         assoc = _Acceptor(self.ae, server)
-        assoc.set_socket(_Socket(assoc, cast(socket.socket, self.request), server.guard))
+        connection = cast(socket.socket, self.request)
+        longest = max(_MAX_CONTROL_PDU, 2 * self.ae.maximum_pdu_size)
+        assoc.set_socket(_Socket(assoc, connection, server.guard, longest))
         user = assoc.acceptor
         user.maximum_length = self.ae.maximum_pdu_size
         user.ae_title = server.ae_title
@@ -214,12 +193,16 @@ class _Acceptor(Association):
 
     def __init__(self, ae: ApplicationEntity, server: StoreServer) -> None:
         super().__init__(ae, "acceptor")
-        self._server = server
+        self._store = server.store
         self._ended = server.ended
         # `active_associations` finds its threads by this name.
         self.name = f"AcceptorThread-{id(self):x}"
-        self.dul = _UpperLayer(self)
-        self.dimse = _Dimse(self, server.store)
+        if server.streams:
+            self.dul = _StreamingUpperLayer(self)
+            self.dimse = Dimse(self, server.store, self._send_now)
+        else:
+            self.dul = _UpperLayer(self)
+            self.dimse = Dimse(self, None, self._send_now)
         self._reactor_checkpoint = _Checkpoint(
             lambda: self._kill or self.dimse.msg_queue.qsize() or self.dul.to_user_queue.qsize()
         )
@@ -232,6 +215,18 @@ class _Acceptor(Association):
     def _bind_defaults(self) -> None:
         _bind_interventions(self)
 
+    def _send_now(self, pdu: bytes) -> None:
+        cast(_Socket, self.dul.socket).send(pdu)
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        context = self._accepted_cx.get(context_id)
+        if not isinstance(msg, C_STORE) or context is None:
+            super()._serve_request(msg, context_id)
+            return
+        # The plain path. By its own lists pynetdicom would not know private SOP Classes.
+        self.bind(evt.EVT_C_STORE, _store_plainly, [self._store])
+        StorageServiceClass(self).SCP(msg, context)
+
     def run_reactor(self) -> None:
         try:
             super().run_reactor()
@@ -243,6 +238,26 @@ class _Acceptor(Association):
         finally:
             cast(_Socket, self.dul.socket).release()
             self._ended(self)
+
+
+def _store_plainly(event: evt.Event, store: StoreHandler) -> int:
+    """A C-STORE request that pynetdicom has in memory."""
+    message = cast(C_STORE, event.request)
+    data = message.DataSet
+    request = StoreRequest(
+        assoc=event.assoc,
+        command=StoreCommand(
+            message_id=cast(int, message.MessageID),
+            sop_class_uid=str(message.AffectedSOPClassUID),
+            sop_instance_uid=str(message.AffectedSOPInstanceUID),
+            has_data_set=data is not None,
+        ),
+        transfer_syntax_uid=str(event.context.transfer_syntax),
+    )
+    sink = open_sink(store, request, str(event.context.abstract_syntax))
+    if data is not None:
+        sink.write((data.getbuffer(),))
+    return finish_sink(sink, request)
 
 
 class _Checkpoint(threading.Event):
@@ -270,9 +285,21 @@ class _SignallingQueue(queue.Queue[Any]):
 
 
 class _Socket(AssociationSocket):
-    """A connection that reads whole PDUs, and whose wait another thread can end."""
+    """A connection that is read through a buffer, and whose wait another thread can end.
 
-    def __init__(self, assoc: Association, client_socket: socket.socket, guard: Guard) -> None:
+    Parameters
+    ----------
+    longest
+        Bytes that a PDU may have.
+    """
+
+    def __init__(
+        self, assoc: Association, client_socket: socket.socket, guard: Guard, longest: int
+    ) -> None:
+        self.reader = PduReader(_BUFFER, longest=longest)
+        self._longest = longest
+        #: When the P-DATA-TF PDU that has begun must have ended.
+        self._pdu_until = 0.0
         client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._guard = guard
         self._asks_until = time.monotonic() + guard.request_timeout_s
@@ -322,8 +349,8 @@ class _Socket(AssociationSocket):
         if self.event_queue.qsize():
             # One event is handled in each turn of the loop; the next must not wait for the peer.
             return False
-        if self._tls is not None and self._tls.pending():
-            # Decrypted already: the connection itself may have nothing more.
+        if not self.reader.is_empty or (self._tls is not None and self._tls.pending()):
+            # Read or decrypted already: the connection itself may have nothing more.
             return True
         events = dict(self._poll.poll(_LOOK_S * 1000))
         if events.pop(self._ear.fileno(), 0):
@@ -332,15 +359,18 @@ class _Socket(AssociationSocket):
         return bool(events)
 
     def recv(self, nr_bytes: int) -> bytearray:
-        if nr_bytes > max(_MAX_CONTROL_PDU, 2 * (self.assoc.acceptor.maximum_length or 0)):
+        """So many bytes, for pynetdicom; fewer when the connection ends."""
+        if nr_bytes > self._longest:
             _log.warning("pdu_refused", reason=f"it says {nr_bytes} bytes")
             raise ConnectionAbortedError(f"a PDU of {nr_bytes} bytes")
         limit_s = self._limit_s()
         deadline = time.monotonic() + limit_s
         self._wait_at_most(limit_s)
+        held = self.reader.take(nr_bytes)
+        done = len(held)
         buffer = bytearray(nr_bytes)
+        buffer[:done] = held
         view = memoryview(buffer)
-        done = 0
         while done < nr_bytes:
             if done and time.monotonic() > deadline:
                 raise TimeoutError(f"a PDU that is under way for longer than {limit_s:g} s")
@@ -349,6 +379,36 @@ class _Socket(AssociationSocket):
                 return buffer[:done]
             done += count
         return buffer
+
+    def fill(self) -> int | None:
+        """Read into the reader: how many bytes, 0 at the connection's end, None where nothing came for a while.
+
+        Raises
+        ------
+        TimeoutError
+            When a PDU is under way for too long.
+        OSError
+            When the connection is lost.
+        """
+        limit_s = self._guard.pdu_timeout_s
+        if not self.reader.is_within:
+            if not self.ready:
+                return None
+            if self.reader.is_empty:
+                self._pdu_until = time.monotonic() + limit_s
+        if time.monotonic() > self._pdu_until:
+            raise TimeoutError(f"a PDU that is under way for longer than {limit_s:g} s")
+        self._wait_at_most(limit_s)
+        room = self.reader.room
+        # Of a PDU that has begun the rest is waited for, in one system call; else what there is.
+        if self._tls is not None:
+            count = self._tls.recv_into(room)
+        elif wanted := self.reader.missing:
+            count = self._receive(room[:wanted])
+        else:
+            count = cast(socket.socket, self.socket).recv_into(room)
+        self.reader.filled(count)
+        return count
 
     def _receive(self, view: memoryview) -> int:
         if self._tls is not None:
@@ -395,7 +455,7 @@ def hang_up(assoc: Association) -> None:
 
 
 class _UpperLayer(DULServiceProvider):
-    """PS3.8 9.2 by pynetdicom, with PDUs of data read as views."""
+    """PS3.8 9.2 by pynetdicom, whose loop waits instead of polling."""
 
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
@@ -423,6 +483,9 @@ class _UpperLayer(DULServiceProvider):
             # The top of the upper layer's loop: a bug of ours costs this association, and not its thread for good.
             _log.exception("upper_layer_failed")
             self.give_up()
+        finally:
+            # In this thread, which alone writes what comes.
+            cast(Dimse, self.assoc.dimse).abandon()
 
     def give_up(self) -> None:
         """End the association without another word: what could be said is not known any more."""
@@ -443,36 +506,71 @@ class _UpperLayer(DULServiceProvider):
 
     def _decode_pdu(self, bytestream: bytearray) -> tuple[Any, str]:
         try:
-            return self._decode(bytestream)
-        except Exception as error:
-            # pynetdicom makes Evt19 of it; its own words would repeat what the peer sent.
-            kind = type(error).__name__
-            _log.warning("pdu_refused", pdu_type=bytestream[0], size=len(bytestream), reason=kind)
-            raise
-
-    def _decode(self, bytestream: bytearray) -> tuple[Any, str]:
-        if bytestream[0] != 0x04:
             pdu, event = super()._decode_pdu(bytestream)
             # What the state machine does with it next raises on values that the standard does not have.
             primitive = pdu.to_primitive()
             if isinstance(primitive, A_ASSOCIATE):
                 _demand_whole(primitive)
-            return pdu, event
-        # PS3.8 Tables 9-22 and 9-23: each item is length, presentation context ID, value.
-        pdu = P_DATA_TF()
-        view = memoryview(bytestream).toreadonly()
-        position = 6
-        while position < len(view):
-            (length,) = struct.unpack_from(">I", view, position)
-            end = position + 4 + length
-            if length < 2 or end > len(view):
-                raise ValueError("a presentation data value that is longer than its PDU")
-            item = PresentationDataValueItem()
-            item.presentation_context_id = view[position + 4]
-            item.presentation_data_value = cast(bytes, view[position + 5 : end])
-            pdu.presentation_data_value_items.append(item)
-            position = end
-        return pdu, "Evt10"
+        except Exception as error:
+            # pynetdicom makes Evt19 of it; its own words would repeat what the peer sent.
+            kind = type(error).__name__
+            _log.warning("pdu_refused", pdu_type=bytestream[0], size=len(bytestream), reason=kind)
+            raise
+        return pdu, event
+
+
+class _StreamingUpperLayer(_UpperLayer):
+    """The same, with P-DATA-TF PDUs read here for as long as an association is established."""
+
+    def _is_transport_event(self) -> bool:
+        connection = cast(_Socket, self.socket)
+        # PS3.8 Table 9-5: Sta6, association established and ready for data transfer.
+        if self.state_machine.current_state == "Sta6":
+            return self._transfer(connection)
+        if connection.reader.is_within and connection.ready:
+            # The association ended in the middle of a PDU: the rest of it is nobody's.
+            if self._fill(connection):
+                self._take(connection.reader, lambda _: None)
+            return True
+        return super()._is_transport_event()
+
+    def _transfer(self, connection: _Socket) -> bool:
+        """Take what comes until there is something else to do; whether anything came."""
+        dimse = cast(Dimse, self.assoc.dimse)
+        came = False
+        while not (self._kill_thread or self.event_queue.qsize() or self.to_provider_queue.qsize()):
+            if connection.reader.is_at_other:
+                self._read_pdu_data()
+                return True
+            if not self._fill(connection):
+                break
+            came = True
+            self._idle_timer.restart()
+            self._take(connection.reader, dimse.take)
+            dimse.flush()
+        return came
+
+    def _fill(self, connection: _Socket) -> bool:
+        """Whether anything came."""
+        try:
+            count = connection.fill()
+        except OSError as error:
+            _log.warning("connection_lost", reason=error.strerror or str(error))
+            count = 0
+        if count == 0:
+            # Evt17: Transport connection closed
+            self.event_queue.put("Evt17")
+        return bool(count)
+
+    def _take(self, reader: PduReader, take: Callable[[Fragment], None]) -> None:
+        try:
+            for fragment in reader.fragments():
+                take(fragment)
+        except PduError as error:
+            _log.warning("pdu_refused", reason=str(error))
+            reader.skip()
+            # Evt19: Unrecognised or invalid PDU received
+            self.event_queue.put("Evt19")
 
 
 def _demand_whole(request: A_ASSOCIATE) -> None:
@@ -480,130 +578,3 @@ def _demand_whole(request: A_ASSOCIATE) -> None:
         # PS3.8 9.3.2.2: one abstract syntax, and one transfer syntax at least.
         if context.abstract_syntax is None or not context.transfer_syntax:
             raise ValueError("a presentation context without a syntax")
-
-
-class _Dimse(DIMSEServiceProvider):
-    """Collects and answers C-STORE requests; everything else goes on to pynetdicom."""
-
-    def __init__(self, assoc: Association, store: StoreHandler) -> None:
-        super().__init__(assoc)
-        self._store = store
-        self._command = bytearray()
-        #: Nothing that comes after what was refused is looked at.
-        self._is_over = False
-        #: The C-STORE request whose data set is coming in.
-        self._collecting: StoreCommand | None = None
-        self._fragments: list[memoryview | bytearray] = []
-        #: Bytes of the data set of another service's message.
-        self._passed_on = 0
-        self._hash = new_digest()
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        for context_id, value in primitive.presentation_data_value_list:
-            # PS3.8 E.2: bit 0 set is a command, bit 1 set is the last fragment.
-            is_command, is_last = value[0] & 1, value[0] & 2
-            if self._is_over:
-                return
-            if is_command:
-                self._command += value[1:]
-                if len(self._command) > _MAX_COMMAND:
-                    self._refuse("command_unreadable", reason="the command set has no end")
-                elif is_last:
-                    self._take_command(context_id)
-            elif self._collecting is not None:
-                self._collect(memoryview(value)[1:])
-                if is_last:
-                    self._answer(context_id, self._collecting)
-            elif self.message is None:
-                # PS3.8 E.1: a command set comes first.
-                self._refuse("data_set_unasked", context_id=context_id)
-            else:
-                self._passed_on += len(value)
-                if self._passed_on > _MAX_OTHER_DATA:
-                    self._refuse("data_set_endless", context_id=context_id)
-                else:
-                    self._pass_on(context_id, bytes(value))
-
-    def _collect(self, value: memoryview) -> None:
-        """Keep a fragment: as a view of its PDU, or copied when it is so small that the view would be the larger."""
-        if len(value) >= _SMALL_FRAGMENT:
-            self._fragments.append(value)
-        elif self._fragments and isinstance(self._fragments[-1], bytearray):
-            self._fragments[-1] += value
-        else:
-            self._fragments.append(bytearray(value))
-        # Here, while the peer sends on, it costs no time of its own.
-        self._hash.update(value)
-
-    def _refuse(self, event: str, **details: object) -> None:
-        """Hang up, and say why."""
-        _log.warning(event, **details)
-        self._is_over = True
-        self._command = bytearray()
-        self._collecting, self._fragments, self._hash = None, [], new_digest()
-        # Evt19: Unrecognised or invalid PDU received
-        self.dul.event_queue.put("Evt19")
-
-    def _take_command(self, context_id: int) -> None:
-        encoded, self._command = bytes(self._command), bytearray()
-        try:
-            command = read_store_command(encoded)
-        except ValueError as error:
-            self._refuse("command_unreadable", reason=str(error))
-            return
-        if command is None:
-            self._passed_on = 0
-            self._pass_on(context_id, b"\x03" + encoded)
-            return
-        if self._collecting is not None:
-            # PS3.8 E.1: a message is whole before the next begins. Two data sets must not become one.
-            self._refuse("data_set_unfinished", context_id=context_id)
-            return
-        self._collecting = command
-        if not command.has_data_set:
-            self._answer(context_id, command)
-
-    def _pass_on(self, context_id: int, value: bytes) -> None:
-        primitive = P_DATA()
-        primitive.presentation_data_value_list.append((context_id, value))
-        try:
-            super().receive_primitive(primitive)
-        except _COMMAND_ERRORS as error:
-            # A Command Field that is none of PS3.7 E.1, or a command without one of its elements.
-            self._refuse("command_unreadable", reason=type(error).__name__)
-
-    def _answer(self, context_id: int, command: StoreCommand) -> None:
-        data = b"".join(self._fragments)
-        digest = self._hash.hexdigest()
-        self._collecting, self._fragments, self._hash = None, [], new_digest()
-        context = self.assoc._accepted_cx.get(context_id)
-        if context is None:
-            self._refuse("context_not_accepted", context_id=context_id)
-            return
-        if command.sop_class_uid != context.abstract_syntax:
-            status = SOP_CLASS_NOT_SUPPORTED
-            _log.warning(
-                "instance_refused",
-                status=f"0x{status:04X}",
-                calling_ae=self.assoc.requestor.ae_title,
-                reason="The request names another SOP Class than its presentation context.",
-            )
-        else:
-            status = self._handle(
-                StoreRequest(
-                    assoc=self.assoc,
-                    command=command,
-                    transfer_syntax_uid=str(context.transfer_syntax[0]),
-                    data=data,
-                    digest=digest,
-                )
-            )
-        cast(_Socket, self.dul.socket).send(encode_store_response(context_id, command, status))
-
-    def _handle(self, request: StoreRequest) -> int:
-        try:
-            return self._store(request)
-        except Exception:
-            # The top of the receiving loop: a bug of ours costs this instance, not the association.
-            _log.exception("store_failed", sop_class_uid=request.command.sop_class_uid)
-            return PROCESSING_FAILURE

@@ -20,16 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, TypeAlias, cast
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any, BinaryIO, cast
 
-from blake3 import blake3
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from storage.draft import Draft, Part, new_digest
 from storage.errors import ArchiveError, ArchiveFull
 
-Part: TypeAlias = bytes | bytearray | memoryview
+__all__ = ["Archive", "Draft", "is_key", "make_key", "new_digest"]
 
 #: Folder of files that are being written, beside the fan-out folders and so in their file system.
 TEMPORARY = "tmp"
@@ -40,7 +40,6 @@ _FAN_OUT = tuple(itertools.product("0123456789abcdef", repeat=2))
 _KEY = re.compile(r"([0-9a-f])/([0-9a-f])/\1\2[0-9a-f]{62}\.dcm")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 #: Instances identify patients: others on the machine read nothing.
-_FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
 #: Stores where a put is seen whole or not at all, and a rename is a copy.
 _ATOMIC_PUT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
@@ -57,11 +56,10 @@ class Archive:
             self._fs, root = url_to_fs(url)
         except (ValueError, ImportError) as error:
             raise ArchiveError(f"Cannot open the archive: {error}") from error
-        with _explained("open the archive"):
+        with explained("open the archive"):
             self._url = url
             self._root = str(root).rstrip("/")
             self._folder = Path(root) if isinstance(self._fs, LocalFileSystem) else None
-            self._iov_max = os.sysconf("SC_IOV_MAX")
             #: Folders this process knows to be on the disk, names included.
             self._durable: set[Path] = set()
             self._syncs = ThreadPoolExecutor(max_workers=16, thread_name_prefix="archive")
@@ -77,7 +75,7 @@ class Archive:
         """Make all folders there will be, and the syncs they cost, before anything is received."""
         if self._folder is None:
             return
-        with _explained("prepare"):
+        with explained("prepare"):
             folders = {self._folder / first / second for first, second in _FAN_OUT}
             for folder in folders:
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -114,30 +112,90 @@ class Archive:
 
     @contextmanager
     def writing(self, sop_instance_uid: str, digest: str, parts: Iterable[Part]) -> Iterator[str]:
-        """`write`, the last sync of which goes on beside the body: it survives a power cut after the `with`.
+        """`write`, the last sync of which goes on beside the body: see `keeping`."""
+        key = make_key(sop_instance_uid, digest)
+        if self.exists(key):
+            # Its folder is synced again: whoever gave the file its name may have died before.
+            with self._syncing(key):
+                yield key
+            return
+        with self.draft() as draft:
+            with explained("write"):
+                draft.write(tuple(parts))
+            with self.keeping(draft, sop_instance_uid, digest) as key:
+                yield key
+
+    def draft(self, head: Part = b"") -> Draft:
+        """A file that is written before it is known what it will be called.
+
+        Parameters
+        ----------
+        head
+            What it begins with and its digest does not count.
+
+        Raises
+        ------
+        ArchiveFull, ArchiveError
+            As `write`. What the draft itself raises is an OSError: `explained` says which of them it is.
+        """
+        with explained("write"):
+            if self._folder is None:
+                # A place of our own on this machine; whoever is killed leaves it to the system's cleaning.
+                return Draft(f"{gettempdir()}/osteonode-{_temporary_name()}", head)
+            path = f"{self._folder}/{TEMPORARY}/{_temporary_name()}"
+            try:
+                return Draft(path, head)
+            except FileNotFoundError:
+                self._durable.clear()
+                self._ensure_folder(self._folder / TEMPORARY)
+                return Draft(path, head)
+
+    @contextmanager
+    def keeping(
+        self, draft: Draft, sop_instance_uid: str, digest: str | None = None
+    ) -> Iterator[str]:
+        """Give a draft its key; it survives a power cut after the `with`.
 
         In the body the file is whole, synced, and has its name; only the name's own sync is under way. What the body
-        waits for (a commit) costs the disk little more then: a journal takes both at once.
+        waits for (a commit) costs the disk little more then: a journal takes both at once. Where the archive holds
+        this content already, the draft stays what it is.
+
+        Parameters
+        ----------
+        digest
+            Where it is not the draft's own.
+
+        Raises
+        ------
+        ArchiveFull, ArchiveError
+            As `write`.
         """
-        key = make_key(sop_instance_uid, digest)
+        key = make_key(sop_instance_uid, digest or draft.digest)
+        with explained("write"):
+            if self._folder is None:
+                self._put(key, draft)
+            else:
+                self._name(draft, f"{self._folder}/{key}")
+        with self._syncing(key):
+            yield key
+
+    @contextmanager
+    def _syncing(self, key: str) -> Iterator[None]:
+        """Beside the body, the sync of the folder that a key's file lies in."""
         if self._folder is None:
-            with _explained("write"):
-                self._put(key, parts)
-            yield key
+            yield
             return
-        with _explained("write"):
-            self._write_local(self._folder, self._folder / key, parts)
-        syncing = self._syncs.submit(_sync_folder, (self._folder / key).parent)
+        syncing = self._syncs.submit(_sync_folder, f"{self._folder}/{key[:3]}")
         try:
-            yield key
+            yield
         finally:
-            with _explained("write"):
+            with explained("write"):
                 syncing.result()
 
     def open(self, key: str) -> BinaryIO:
         """The file of `key`, for reading bytes."""
         _check(key)
-        with _explained("read", key):
+        with explained("read", key):
             if self._folder is not None:
                 return (self._folder / key).open("rb")
             return cast(BinaryIO, self._fs.open(f"{self._root}/{key}", "rb"))
@@ -167,14 +225,14 @@ class Archive:
 
     def _copy(self, key: str, folder: Path) -> Path:
         path = folder / key.replace("/", "-")
-        with self.open(key) as source, _explained("read", key), path.open("wb") as target:
+        with self.open(key) as source, explained("read", key), path.open("wb") as target:
             shutil.copyfileobj(source, target)
         return path
 
     def exists(self, key: str) -> bool:
         """Whether there is a file of `key`."""
         _check(key)
-        with _explained("read", key):
+        with explained("read", key):
             if self._folder is not None:
                 return (self._folder / key).is_file()
             return bool(self._fs.isfile(f"{self._root}/{key}"))
@@ -182,7 +240,7 @@ class Archive:
     def size(self, key: str) -> int:
         """Bytes of the file of `key`."""
         _check(key)
-        with _explained("read", key):
+        with explained("read", key):
             if self._folder is not None:
                 return (self._folder / key).stat().st_size
             return int(self._fs.size(f"{self._root}/{key}"))
@@ -190,7 +248,7 @@ class Archive:
     def written_at(self, key: str) -> datetime:
         """When the file of `key` was written."""
         _check(key)
-        with _explained("read", key):
+        with explained("read", key):
             if self._folder is not None:
                 return datetime.fromtimestamp((self._folder / key).stat().st_mtime, UTC)
             return cast(datetime, self._fs.modified(f"{self._root}/{key}")).astimezone(UTC)
@@ -198,7 +256,7 @@ class Archive:
     def delete(self, key: str) -> None:
         """Remove the file of `key`; nothing happens when there is none."""
         _check(key)
-        with _explained("delete", key), suppress(FileNotFoundError):
+        with explained("delete", key), suppress(FileNotFoundError):
             if self._folder is not None:
                 (self._folder / key).unlink()
             else:
@@ -208,7 +266,7 @@ class Archive:
         """Move the file of `key` out of the way, for a person to look at; where it lies then, within the archive."""
         _check(key)
         aside = f"{ASIDE}/{key.rpartition('/')[2]}"
-        with _explained("set aside", key):
+        with explained("set aside", key):
             if self._folder is not None:
                 self._ensure_folder(self._folder / ASIDE)
                 (self._folder / key).rename(self._folder / aside)
@@ -228,7 +286,7 @@ class Archive:
         A name that is no key (`is_key`) is not of our making.
         """
         now = time.time()
-        with _explained("list", folder), suppress(FileNotFoundError):
+        with explained("list", folder), suppress(FileNotFoundError):
             for path in sorted(self._fs.ls(f"{self._root}/{folder}", detail=False)):
                 with suppress(FileNotFoundError):
                     written_at = self._fs.modified(path).timestamp()
@@ -238,7 +296,7 @@ class Archive:
         """Bytes that may still be written; None where nobody can say (an object store)."""
         if self._folder is None:
             return None
-        with _explained("ask for free space"):
+        with explained("ask for free space"):
             return shutil.disk_usage(self._folder).free
 
     def sweep(self, older_than_s: float) -> int:
@@ -251,7 +309,7 @@ class Archive:
         """
         removed = 0
         limit = time.time() - older_than_s
-        with _explained("sweep"):
+        with explained("sweep"):
             for path, written_at in self._list_temporary():
                 if written_at <= limit:
                     # Another process may sweep, or finish the file, at the same moment.
@@ -262,39 +320,19 @@ class Archive:
 
     # -- a local folder --------------------------------------------------------------------------
 
-    def _write_local(self, root: Path, path: Path, parts: Iterable[Part]) -> None:
-        folder = path.parent
-        if path.exists():
-            return  # its folder is synced again: whoever renamed it here may have died before
-        temporary = root / TEMPORARY / _temporary_name()
+    def _name(self, draft: Draft, path: str) -> None:
+        if os.path.exists(path):
+            return
+        draft.sync()
+        folder = Path(path).parent
+        self._ensure_folder(folder)
         try:
-            self._write_synced(temporary, parts)
-            self._ensure_folder(folder)
-            try:
-                temporary.rename(path)
-            except FileNotFoundError:
-                # The folder was removed behind our back.
-                self._durable.clear()
-                self._ensure_folder(folder)
-                temporary.rename(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-
-    def _write_synced(self, path: Path, parts: Iterable[Part]) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            descriptor = os.open(path, flags, _FILE_MODE)
+            draft.rename(path)
         except FileNotFoundError:
+            # The folder was removed behind our back.
             self._durable.clear()
-            self._ensure_folder(path.parent)
-            descriptor = os.open(path, flags, _FILE_MODE)
-        try:
-            _write_all(descriptor, parts, self._iov_max)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            self._ensure_folder(folder)
+            draft.rename(path)
 
     def _ensure_folder(self, folder: Path) -> None:
         """Make `folder`, and make sure that its name and its parents' names are on the disk."""
@@ -312,18 +350,18 @@ class Archive:
 
     # -- anywhere else -----------------------------------------------------------------------------
 
-    def _put(self, key: str, parts: Iterable[Part]) -> None:
+    def _put(self, key: str, draft: Draft) -> None:
         path = f"{self._root}/{key}"
         if self._fs.exists(path):
             return
-        content = b"".join(parts)
+        draft.flush()
         if not _ATOMIC_PUT.isdisjoint(_protocols(self._fs)):
-            self._fs.pipe_file(path, content)
+            self._fs.put_file(draft.path, path)
             return
         temporary = f"{self._root}/{TEMPORARY}/{_temporary_name()}"
         try:
             self._fs.makedirs(f"{self._root}/{TEMPORARY}", exist_ok=True)
-            self._fs.pipe_file(temporary, content)
+            self._fs.put_file(draft.path, temporary)
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._fs.mv(temporary, path)
         except BaseException:
@@ -337,15 +375,6 @@ class Archive:
             for path in self._fs.ls(folder, detail=False):
                 with suppress(FileNotFoundError):
                     yield path, self._fs.modified(path).timestamp()
-
-
-def new_digest() -> blake3:
-    """What identifies an encoded data set: `update` it with the bytes, then `hexdigest`.
-
-    BLAKE3 is as hard to forge as SHA-256 and ten times as fast where the processor has no instruction for SHA: hashing
-    would be a third of the work of receiving an instance.
-    """
-    return blake3()
 
 
 def make_key(sop_instance_uid: str, digest: str) -> str:
@@ -368,30 +397,7 @@ def _temporary_name() -> str:
     return f"{os.getpid()}-{secrets.token_hex(8)}"
 
 
-def _write_all(descriptor: int, parts: Iterable[Part], iov_max: int) -> None:
-    """Write every byte, in as few system calls as pieces allow."""
-    waiting: list[memoryview] = []
-    for part in parts:
-        if len(part):
-            waiting.append(memoryview(part).cast("B"))
-        if len(waiting) == iov_max:
-            _flush(descriptor, waiting)
-    _flush(descriptor, waiting)
-
-
-def _flush(descriptor: int, waiting: list[memoryview]) -> None:
-    while waiting:
-        written = os.writev(descriptor, waiting)
-        whole = 0
-        while whole < len(waiting) and written >= len(waiting[whole]):
-            written -= len(waiting[whole])
-            whole += 1
-        del waiting[:whole]
-        if written:
-            waiting[0] = waiting[0][written:]
-
-
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str | Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -404,8 +410,8 @@ def _protocols(fs: Any) -> set[str]:
 
 
 @contextmanager
-def _explained(doing: str, key: str = "") -> Iterator[None]:
-    """OSError -> ArchiveFull, ArchiveError."""
+def explained(doing: str, key: str = "") -> Iterator[None]:
+    """OSError -> ArchiveFull, ArchiveError: for whoever writes a draft, and in here."""
     try:
         yield
     except OSError as error:

@@ -31,7 +31,7 @@ from node.worker import PerformOutcome, PerformTask
 from pipelines.evidence.proof import encode
 from pipelines.evidence.request import Installation
 from pipelines.registry import find_pipelines
-from storage.archive import Archive, new_digest
+from storage.archive import Archive
 from storage.index import (
     conflicts,
     deliveries,
@@ -214,9 +214,8 @@ class Life:
                 transfer_syntax_uid=str(ExplicitVRLittleEndian),
                 calling_ae=calling_ae,
                 called_ae="OSTEONODE",
-                data=data,
-                digest=new_digest().update(data).hexdigest(),
             ),
+            data,
             self.parts.archive,
             self.parts.index,
         )

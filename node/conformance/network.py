@@ -225,8 +225,8 @@ def _store_scp() -> tuple[Status, ...]:
     kept = "the file is synced and its row committed; also when the same instance comes again"
     said = (
         (receiving.SUCCESS, kept),
-        (transport.PROCESSING_FAILURE, "an error in the node; its log has the cause"),
-        (transport.SOP_CLASS_NOT_SUPPORTED, "the request's SOP Class is not its context's"),
+        (dimse.PROCESSING_FAILURE, "an error in the node; its log has the cause"),
+        (dimse.SOP_CLASS_NOT_SUPPORTED, "the request's SOP Class is not its context's"),
         (receiving.OUT_OF_RESOURCES, "no space, or database or archive do not answer"),
         (header.DOES_NOT_MATCH, "the data set is of another SOP Class or Instance"),
         (header.CANNOT_UNDERSTAND, "there is no data set, or it cannot be decoded"),

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from migrations.commands import upgrade
 from node.cli import main
 from node.receiving import Received, receive
-from storage.archive import Archive, new_digest
+from storage.archive import Archive
 from storage.index import Index, instances, open_index, studies
 from storage.model import utcnow
 
@@ -71,9 +71,8 @@ def keep(ds: Dataset, path: Path, archive: Archive, index: Index) -> None:
             transfer_syntax_uid=ds.file_meta.TransferSyntaxUID,
             calling_ae="CT1",
             called_ae="OSTEONODE",
-            data=data,
-            digest=new_digest().update(data).hexdigest(),
         ),
+        data,
         archive,
         index,
     )

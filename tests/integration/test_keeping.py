@@ -29,7 +29,7 @@ from node.integrity import (
 )
 from node.receiving import Received, receive
 from node.repair import Repaired, repair
-from storage.archive import Archive, new_digest
+from storage.archive import Archive
 from storage.index import (
     Index,
     deliveries,
@@ -76,9 +76,8 @@ class Store:
                 transfer_syntax_uid=EXPLICIT,
                 calling_ae="CT1",
                 called_ae="OSTEONODE",
-                data=data,
-                digest=new_digest().update(data).hexdigest(),
             ),
+            data,
             self.archive,
             self.index,
         )

@@ -611,7 +611,7 @@ import resource, signal, sys
 from pathlib import Path
 from migrations.commands import upgrade
 from node.receiving import Received, receive
-from storage.archive import Archive, make_key, new_digest
+from storage.archive import Archive
 from storage.index import open_index
 folder = Path(sys.argv[1])
 url = f"sqlite:///{folder / 'limited.sqlite'}"
@@ -622,9 +622,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 for name, uid in zip(sys.argv[2::2], sys.argv[3::2]):
     data = Path(name).read_bytes()
     received = Received(sop_class_uid="1.2.840.10008.5.1.4.1.1.2", sop_instance_uid=uid,
-        transfer_syntax_uid="1.2.840.10008.1.2.1", calling_ae="A", called_ae="B",
-        data=data, digest=new_digest().update(data).hexdigest())
-    print(hex(receive(received, archive, index).status))
+        transfer_syntax_uid="1.2.840.10008.1.2.1", calling_ae="A", called_ae="B")
+    print(hex(receive(received, data, archive, index).status))
 print(len(list((folder / "limited").rglob("*.dcm"))))
 """
     (tmp_path / "big").write_bytes(big)

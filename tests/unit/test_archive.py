@@ -32,7 +32,7 @@ class FullFileSystem(MemoryFileSystem):
 
     protocol = "full"
 
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+    def put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
 
