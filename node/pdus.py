@@ -51,6 +51,7 @@ class PduReader:
     def __init__(self, size: int, *, longest: int) -> None:
         self._buffer = memoryview(bytearray(size))
         self._longest = longest
+        self.is_given_up = False
         #: What was read and not given out lies between them.
         self._start = self._end = 0
         #: Bytes that the P-DATA-TF PDU, and the value in it, still have.
@@ -72,7 +73,8 @@ class PduReader:
 
     def filled(self, count: int) -> None:
         """So many bytes were put into `room`."""
-        self._end += count
+        if not self.is_given_up:
+            self._end += count
 
     @property
     def is_empty(self) -> bool:
@@ -119,10 +121,10 @@ class PduReader:
         self._start = end
         return taken
 
-    def skip(self) -> None:
-        """Forget what was read, and that a PDU had begun."""
+    def give_up(self) -> None:
+        """Where a PDU ends is not known any more, or of no interest: whatever comes is dropped."""
+        self.is_given_up = True
         self._start = self._end = self._of_pdu = self._of_value = 0
-        self._is_within_value = False
 
     def _next(self) -> Fragment | None:
         held = self._end - self._start
@@ -165,3 +167,29 @@ class PduReader:
         # PS3.8 E.2: bit 0 set is a command, bit 1 set is the last fragment.
         is_last = bool(self._control & 2) and not self._is_within_value
         return Fragment(self._context_id, bool(self._control & 1), is_last, value)
+
+
+def encode_p_data(
+    context_id: int, value: bytes, longest: int, *, is_command: bool, is_last: bool
+) -> bytes:
+    """P-DATA-TF PDUs that carry a value, as few as there can be (PS3.8 Tables 9-22 and 9-23).
+
+    Parameters
+    ----------
+    longest
+        Bytes that a PDU may have, its header not counted (PS3.8 D.1); 0: any number.
+    is_last
+        Whether the message's command set, or its data set, ends with it.
+    """
+    size = (longest or len(value) + _ITEM.size) - _ITEM.size
+    view = memoryview(value)
+    parts: list[bytes | memoryview] = []
+    for start in range(0, max(1, len(value)), size):
+        part = view[start : start + size]
+        ends = is_last and start + size >= len(value)
+        parts += (
+            HEADER.pack(P_DATA_TF, len(part) + _ITEM.size),
+            _ITEM.pack(len(part) + 2, context_id, is_command | ends << 1),
+            part,
+        )
+    return b"".join(parts)

@@ -25,7 +25,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.utils import pack_bits
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
@@ -33,6 +33,7 @@ from pynetdicom.presentation import PresentationContext
 from node.errors import ConfigError, DeliveryError
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.pausing import pause_safely
+from node.store_scu import StoreScu
 from node.tls import Connection, Dialer
 from storage.model import Destination
 
@@ -227,8 +228,9 @@ def send_each(
             with associate(
                 destination, presentation_contexts(batch), calling_ae, timeout_s, dialer=dialer
             ) as assoc:
+                sender = StoreScu(assoc)
                 for item in batch:
-                    yield _send_one(assoc, item, destination, timeout_s)
+                    yield _send_one(assoc, sender, item, destination, timeout_s)
                     done += 1
         except DeliveryError as error:
             # No association, or lost on the way: nothing is known of those that are left.
@@ -440,14 +442,18 @@ def presentation_contexts(items: Sequence[SendItem]) -> list[PresentationContext
 
 
 def _send_one(
-    assoc: Association, item: SendItem, destination: Destination, timeout_s: float
+    assoc: Association,
+    sender: StoreScu,
+    item: SendItem,
+    destination: Destination,
+    timeout_s: float,
 ) -> SendStatus:
     accepted = {
-        (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+        (str(context.abstract_syntax), str(context.transfer_syntax[0])): context
         for context in assoc.accepted_contexts
     }
-    is_exact = (item.sop_class_uid, item.transfer_syntax_uid) in accepted
-    if not is_exact and not any((item.sop_class_uid, ts) in accepted for ts in item.fallbacks):
+    exact = accepted.get((item.sop_class_uid, item.transfer_syntax_uid))
+    if exact is None and not any((item.sop_class_uid, ts) in accepted for ts in item.fallbacks):
         return SendStatus(
             item=item,
             outcome=Outcome.PERMANENT,
@@ -455,11 +461,12 @@ def _send_one(
             message=f"{who(destination)} does not accept {UID(item.sop_class_uid).name} "
             f"in {UID(item.transfer_syntax_uid).name}.",
         )
-    # Files are read in pieces and sent as they are; pynetdicom has this only as a setting of the process.
-    _config.STORE_SEND_CHUNKED_DATASET = True
     try:
-        _allow_for(assoc, item.path, timeout_s)
-        answer = assoc.send_c_store(item.path if is_exact else _encode_again(item))
+        wait_s = _allow_for(assoc, item.path, timeout_s)
+        if exact is not None:
+            status = sender.store(item.path, exact, item.sop_instance_uid, wait_s=wait_s)
+        else:
+            status = assoc.send_c_store(_encode_again(item)).get("Status")
     except RuntimeError as error:
         raise DeliveryError(f"{who(destination)} ended the association.") from error
     except (OSError, ValueError, AttributeError, InvalidDicomError) as error:
@@ -470,7 +477,6 @@ def _send_one(
             status=None,
             message=f"The file cannot be read: {error}.",
         )
-    status = answer.get("Status")
     if status is None:
         raise DeliveryError(f"{who(destination)} ended the association, or did not answer in time.")
     return SendStatus(item=item, outcome=classify(status), status=status, message=describe(status))
@@ -495,11 +501,12 @@ def _decompress(ds: Dataset) -> None:
         ds.decompress(generate_instance_uid=False)
 
 
-def _allow_for(assoc: Association, path: Path, timeout_s: float) -> None:
+def _allow_for(assoc: Association, path: Path, timeout_s: float) -> float:
     # pynetdicom waits for the answer from when a message is queued: the time to send it is part of the wait.
     seconds = timeout_s + path.stat().st_size / _SLOWEST
     assoc.dimse_timeout = seconds
     assoc.network_timeout = 2 * seconds
+    return seconds
 
 
 def _find_files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -331,6 +331,15 @@ class _Socket(AssociationSocket):
                 # Not the TLS socket's own: it would go on in clear with what is left to read.
                 socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
+    def _shutdown_socket(self) -> None:
+        connection = self.socket
+        if connection is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # the peer was faster; it is to be closed all the same
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
     def wake(self) -> None:
         # A full pipe has woken it already; a closed one has nobody to wake.
         with contextlib.suppress(OSError):
@@ -484,8 +493,10 @@ class _UpperLayer(DULServiceProvider):
             _log.exception("upper_layer_failed")
             self.give_up()
         finally:
-            # In this thread, which alone writes what comes.
+            # In this thread, which alone reads and writes.
             cast(Dimse, self.assoc.dimse).abandon()
+            if self.socket is not None:
+                self.socket.close()
 
     def give_up(self) -> None:
         """End the association without another word: what could be said is not known any more."""
@@ -527,11 +538,12 @@ class _StreamingUpperLayer(_UpperLayer):
         # PS3.8 Table 9-5: Sta6, association established and ready for data transfer.
         if self.state_machine.current_state == "Sta6":
             return self._transfer(connection)
-        if connection.reader.is_within and connection.ready:
-            # The association ended in the middle of a PDU: the rest of it is nobody's.
-            if self._fill(connection):
-                self._take(connection.reader, lambda _: None)
-            return True
+        reader = connection.reader
+        if reader.is_within:
+            # The association ended in the middle of a PDU.
+            reader.give_up()
+        if reader.is_given_up and connection.ready:
+            return self._fill(connection)
         return super()._is_transport_event()
 
     def _transfer(self, connection: _Socket) -> bool:
@@ -568,7 +580,7 @@ class _StreamingUpperLayer(_UpperLayer):
                 take(fragment)
         except PduError as error:
             _log.warning("pdu_refused", reason=str(error))
-            reader.skip()
+            reader.give_up()
             # Evt19: Unrecognised or invalid PDU received
             self.event_queue.put("Evt19")
 

@@ -234,7 +234,7 @@ class Archive:
         _check(key)
         with explained("read", key):
             if self._folder is not None:
-                return (self._folder / key).is_file()
+                return os.path.isfile(f"{self._folder}/{key}")
             return bool(self._fs.isfile(f"{self._root}/{key}"))
 
     def size(self, key: str) -> int:
@@ -242,7 +242,7 @@ class Archive:
         _check(key)
         with explained("read", key):
             if self._folder is not None:
-                return (self._folder / key).stat().st_size
+                return os.stat(f"{self._folder}/{key}").st_size
             return int(self._fs.size(f"{self._root}/{key}"))
 
     def written_at(self, key: str) -> datetime:

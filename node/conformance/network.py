@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.uid import UID
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
-from node import commitment, door, header, part10, query, receiving, scp, scu, transport
+from node import commitment, dimse, door, header, part10, query, receiving, scp, scu
 from node.config import Config
 
 #: PS3.7 Annex A.2.1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -173,7 +174,7 @@ def test_a_pdu_that_takes_too_long_ends_the_association(tmp_path: Path, drip: by
         slow.sendall(request_pdu())
         slow.recv(4096)
         # A P-DATA-TF of 64 KiB that never comes whole.
-        slow.sendall(b"\x04\x00\x00\x01\x00\x00" + b"\x00" * 10)
+        slow.sendall(struct.pack(">BxIIBB", 4, 0x10000, 0xFFFC, 1, 1))
         assert seconds_until_closed(slow, drip=drip) < 4
         event = running.wait_for_event("association")
         assert event.outcome == "failure"

@@ -12,7 +12,7 @@ import volumes
 from pydicom import Dataset
 from pydicom.datadict import dictionary_description
 
-from node import header, receiving, transport
+from node import dimse, header, receiving
 from node.cli import main
 from node.config import Config
 from node.conformance.examples import FORMS
@@ -39,7 +39,7 @@ def statement() -> Statement:
 
 def test_every_status_that_the_listener_has_is_told(statement: Statement) -> None:
     """A new status constant in the code needs a row."""
-    sources = [Path(module.__file__ or "") for module in (header, receiving, transport)]
+    sources = [Path(module.__file__ or "") for module in (header, receiving, dimse)]
     constants = {
         int(value, 16)
         for source in sources
