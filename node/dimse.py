@@ -209,14 +209,14 @@ class Dimse(DIMSEServiceProvider):
         except ValueError as error:
             self._refuse("command_unreadable", reason=str(error))
             return
+        if self._coming is not None or self.message is not None:
+            # PS3.8 E.1: a message is whole before the next begins. Two data sets must not become one.
+            raise Refused("data_set_unfinished")
         if command is None or self._store is None:
             self._passed_on = 0
             self._most = _MAX_OTHER_DATA if command is None else sys.maxsize
             self._pass_on(fragment.context_id, b"\x03" + encoded)
             return
-        if self._coming is not None:
-            # PS3.8 E.1: a message is whole before the next begins. Two data sets must not become one.
-            raise Refused("data_set_unfinished")
         context = self.assoc._accepted_cx.get(fragment.context_id)
         if context is None:
             raise Refused("context_not_accepted")

@@ -40,6 +40,10 @@ class UnreadableError(ValueError):
     """Bytes that are no data set."""
 
 
+class BeyondError(Exception):
+    """What is in memory of a data set does not suffice."""
+
+
 class TruncatedError(UnreadableError):
     """A data set whose end is missing."""
 
@@ -58,9 +62,10 @@ class Element:
 
 
 @dataclass(slots=True)
-class _Budget:
-    """What may still be looked at: a few bytes, deflated, can say more than there is time for."""
+class _Bounds:
+    """Where the data set ends, and what may still be looked at: a few bytes can say more than there is time for."""
 
+    limit: int
     nested: int = _MAX_NESTED
 
     def spend(self) -> None:
@@ -99,7 +104,12 @@ Encoded: TypeAlias = bytes | mmap
 
 
 def read_elements(
-    data: Encoded, encoding: Encoding, *, start: int = 0, is_complete: bool = True
+    data: Encoded,
+    encoding: Encoding,
+    *,
+    start: int = 0,
+    size: int | None = None,
+    is_complete: bool = True,
 ) -> list[Element]:
     """The elements before pixel data, in the order they come.
 
@@ -107,6 +117,8 @@ def read_elements(
     ----------
     start
         Where the data set begins in `data`.
+    size
+        Where it ends, which may be beyond what there is of `data`.
     is_complete
         False for the beginning of a data set: then it may end anywhere.
 
@@ -114,10 +126,13 @@ def read_elements(
     ------
     UnreadableError
         For bytes that are no data set; `TruncatedError` for one that ends too early, pixel data included.
+    BeyondError
+        Where more of it must be looked at than there is of `data`.
     """
     elements: list[Element] = []
+    limit = len(data) if size is None else size
     try:
-        for count, element in enumerate(_walk(data, start, encoding, 0, _Budget())):
+        for count, element in enumerate(_walk(data, start, encoding, 0, _Bounds(limit))):
             if count >= _MAX_ELEMENTS:
                 raise UnreadableError(f"The data set has more than {_MAX_ELEMENTS} elements.")
             if element.tag >= _FIRST_PIXEL_DATA:
@@ -127,16 +142,20 @@ def read_elements(
     except TruncatedError:
         if is_complete:
             raise
+    except struct.error as error:
+        raise BeyondError from error
+    if limit > len(data) and elements and elements[-1].end > len(data):
+        raise BeyondError
     return elements
 
 
 def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
-    data: Encoded, position: int, encoding: Encoding, depth: int, budget: _Budget
+    data: Encoded, position: int, encoding: Encoding, depth: int, bounds: _Bounds
 ) -> Iterator[Element]:
     """Elements from `position`; in an item of undefined length the last one is its delimitation item."""
     if depth > _MAX_DEPTH:
         raise UnreadableError(f"Sequences are nested deeper than {_MAX_DEPTH}.")
-    limit = len(data)
+    limit = bounds.limit
     is_implicit = encoding.is_implicit
     explicit = struct.Struct(encoding.order + "HH2sH").unpack_from
     implicit = struct.Struct(encoding.order + "HHI").unpack_from
@@ -167,7 +186,7 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
         else:
             # PS3.5 6.2.2: the content of UN with undefined length is Implicit VR Little Endian.
             inner = Encoding(True, True) if vr == b"UN" else encoding
-            end = _skip_sequence(data, start, inner, depth, budget)
+            end = _skip_sequence(data, start, inner, depth, bounds)
         if end > limit:
             raise TruncatedError(f"{name(tag)} says {length} bytes, but {limit - start} are left.")
         yield Element(tag, vr.decode() if vr else None, head, start, end)
@@ -177,10 +196,10 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
 
 
 def _skip_sequence(
-    data: Encoded, position: int, encoding: Encoding, depth: int, budget: _Budget
+    data: Encoded, position: int, encoding: Encoding, depth: int, bounds: _Bounds
 ) -> int:
     """Where a sequence of undefined length ends (PS3.5 7.5.2)."""
-    limit = len(data)
+    limit = bounds.limit
     item = struct.Struct(encoding.order + "HHI").unpack_from
     while position + 8 <= limit:
         group, number, length = item(data, position)
@@ -190,12 +209,12 @@ def _skip_sequence(
             return position
         if tag != _ITEM:
             raise UnreadableError(f"{name(tag)} stands where an item of a sequence should.")
-        budget.spend()
+        bounds.spend()
         if length != _UNDEFINED_LENGTH:
             position += length
             continue
-        for element in _walk(data, position, encoding, depth + 1, budget):
-            budget.spend()
+        for element in _walk(data, position, encoding, depth + 1, bounds):
+            bounds.spend()
             position = element.end
             if element.tag == _ITEM_DELIMITATION:
                 break

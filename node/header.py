@@ -21,6 +21,7 @@ from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 
 from node.elements import (
+    BeyondError,
     Element,
     Encoded,
     Encoding,
@@ -135,7 +136,9 @@ class _Source:
     elements: dict[int, Element]
 
 
-def read_header(transfer_syntax_uid: str, data: Encoded, *, start: int = 0) -> ParsedHeader:
+def read_header(
+    transfer_syntax_uid: str, data: Encoded, *, start: int = 0, size: int | None = None
+) -> ParsedHeader:
     """Read the attributes before pixel data and check that nothing is cut off.
 
     Parameters
@@ -146,13 +149,17 @@ def read_header(transfer_syntax_uid: str, data: Encoded, *, start: int = 0) -> P
         The encoded data set; of a file of any size only the header's pages are read.
     start
         Where it begins in there: behind file meta information.
+    size
+        Where it ends, when `data` is no more than its beginning.
 
     Raises
     ------
     node.errors.ReceiveError
         With the status the sender gets and a sentence that names the tag.
+    node.elements.BeyondError
+        When the beginning does not suffice.
     """
-    source = _read_source(transfer_syntax_uid, data, start)
+    source = _read_source(transfer_syntax_uid, data, start, len(data) if size is None else size)
     header = dict(_values_by_keyword(source))
     try:
         if "NumberOfFrames" in header and "ImageOrientationPatient" not in header:
@@ -174,8 +181,8 @@ def read_header(transfer_syntax_uid: str, data: Encoded, *, start: int = 0) -> P
     )
 
 
-def _read_source(transfer_syntax_uid: str, data: Encoded, start: int) -> _Source:
-    if len(data) <= start:
+def _read_source(transfer_syntax_uid: str, data: Encoded, start: int, size: int) -> _Source:
+    if size <= start:
         raise ReceiveError(CANNOT_UNDERSTAND, "There is no data set.")
     encoding = Encoding(
         is_implicit=transfer_syntax_uid == _IMPLICIT_LITTLE,
@@ -183,10 +190,12 @@ def _read_source(transfer_syntax_uid: str, data: Encoded, start: int) -> _Source
     )
     is_complete = True
     if transfer_syntax_uid in _DEFLATED:
+        if size > len(data):
+            raise BeyondError
         data, is_complete = _inflate(data, start)
-        start = 0
+        start, size = 0, len(data)
     try:
-        elements = read_elements(data, encoding, start=start, is_complete=is_complete)
+        elements = read_elements(data, encoding, start=start, size=size, is_complete=is_complete)
     except TruncatedError as error:
         raise ReceiveError(TRUNCATED, str(error)) from error
     except UnreadableError as error:

@@ -14,6 +14,7 @@ from typing import cast
 
 import structlog
 
+from node.elements import BeyondError
 from node.errors import ReceiveError
 from node.header import DOES_NOT_MATCH, UID_INVALID, ParsedHeader, read_header
 from node.integrity import is_whole
@@ -127,8 +128,12 @@ class Incoming:
         return Receipt(status=SUCCESS, study_instance_uid=study, outcome=outcome)
 
     def _read(self, draft: Draft) -> ParsedHeader:
-        with explained("read"), draft.reading() as (content, start):
-            parsed = read_header(self._received.transfer_syntax_uid, content, start=start)
+        syntax, start = self._received.transfer_syntax_uid, draft.start
+        try:
+            parsed = read_header(syntax, draft.beginning, start=start, size=draft.size)
+        except BeyondError:
+            with explained("read"), draft.reading() as content:
+                parsed = read_header(syntax, content, start=start)
         _check_match(self._received, parsed)
         return parsed
 

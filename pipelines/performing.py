@@ -19,7 +19,6 @@ from pydicom.errors import InvalidDicomError
 
 from pipelines.comparison import compare, interval
 from pipelines.errors import InputError, ManifestError, Refused
-from pipelines.evidence.create import create_evidence
 from pipelines.evidence.gate import check_iod
 from pipelines.evidence.profile import GENERIC, Profile
 from pipelines.evidence.proof import encode
@@ -132,6 +131,9 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
             tracked_as=request.tracked_as,
             prior=request.prior,
         )
+        # Here, for it loads what draws pages and pictures: the node imports this module too, and makes no evidence.
+        from pipelines.evidence.create import create_evidence
+
         evidence = create_evidence(described, request.profiles)
     return Performed(
         evidence=evidence,

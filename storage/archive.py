@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, cast
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.draft import Draft, Part, new_digest
+from storage.draft import Draft, Part, Stages, new_digest
 from storage.errors import ArchiveError, ArchiveFull
 
 __all__ = ["Archive", "Draft", "is_key", "make_key", "new_digest"]
@@ -62,6 +62,7 @@ class Archive:
             self._folder = Path(root) if isinstance(self._fs, LocalFileSystem) else None
             #: Folders this process knows to be on the disk, names included.
             self._durable: set[Path] = set()
+            self._stages = Stages()
             self._syncs = ThreadPoolExecutor(max_workers=16, thread_name_prefix="archive")
             if self._folder is not None:
                 self._ensure_folder(self._folder / TEMPORARY)
@@ -141,14 +142,14 @@ class Archive:
         with explained("write"):
             if self._folder is None:
                 # A place of our own on this machine; whoever is killed leaves it to the system's cleaning.
-                return Draft(f"{gettempdir()}/osteonode-{_temporary_name()}", head)
+                return Draft(f"{gettempdir()}/osteonode-{_temporary_name()}", self._stages, head)
             path = f"{self._folder}/{TEMPORARY}/{_temporary_name()}"
             try:
-                return Draft(path, head)
+                return Draft(path, self._stages, head)
             except FileNotFoundError:
                 self._durable.clear()
                 self._ensure_folder(self._folder / TEMPORARY)
-                return Draft(path, head)
+                return Draft(path, self._stages, head)
 
     @contextmanager
     def keeping(

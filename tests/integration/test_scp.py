@@ -71,9 +71,9 @@ class Listener:
 Start = Callable[..., Listener]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a listener with these settings of [receive]."""
+@pytest.fixture(params=[True, False], ids=["streaming", "plain"])
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
+    """Start a listener with these settings of [receive], on either path."""
     running: list[tuple[Scp, Index]] = []
 
     def start(archive: str | None = None, uid_root: str = "2.25", **receive: object) -> Listener:
@@ -87,7 +87,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         config = Config.model_validate(
             {
                 "node": {"host": "127.0.0.1", "port": listener.port, "uid_root": uid_root},
-                "receive": receive,
+                "receive": {"streaming": request.param, **receive},
                 # Whatever room this machine has; `test_disk.py` is about it.
                 "disk": {"low_mb": 0, "full_mb": 0},
             }
@@ -224,6 +224,50 @@ def test_an_aborted_association_keeps_what_was_acknowledged(start: Start, tmp_pa
     wait_for("the end", lambda: listener.events("instances-received"))
     assert listener.events("instances-received")[0].detail["ended"] == "aborted"
     assert instances.get(listener.index, ds.SOPInstanceUID)
+
+
+@pytest.mark.parametrize("end", ["abort", "connection"])
+def test_half_an_instance_leaves_nothing(start: Start, tmp_path: Path, end: str) -> None:
+    listener = start()
+    ds = make_instance()
+    data = data_of(save(ds, tmp_path / "in"))
+    assoc = associate(listener.port, (CT, EXPLICIT))
+    send_fragments(assoc, fragment(3, command_set(0x0001, ds.SOPInstanceUID)))
+    send_fragments(assoc, fragment(0, data[:-100]))
+    if end == "abort":
+        assoc.abort()
+    else:
+        cast(Any, assoc.dul.socket).socket.shutdown(socket.SHUT_RDWR)
+    wait_for("the end", lambda: listener.events("association"))
+    assert not list((tmp_path / "archive" / "tmp").iterdir())
+    assert not list((tmp_path / "archive").rglob("*.dcm"))
+
+
+@pytest.mark.parametrize("cut", [1, 5, 6, 7, 12, 13, 4096])
+def test_pdus_may_be_cut_anywhere(start: Start, tmp_path: Path, cut: int) -> None:
+    """A message in three PDUs, one of them with command and data, written in pieces of so many bytes."""
+    listener = start()
+    ds = make_instance()
+    data = data_of(save(ds, tmp_path / "in"))
+    assoc = associate(listener.port, (CT, EXPLICIT))
+    request = command_set(0x0001, ds.SOPInstanceUID)
+    pdus = (
+        [fragment(1, request[:9])],
+        [fragment(3, request[9:]), fragment(0, data[:700]), fragment(0, b"")],
+        [fragment(0, data[700:]), fragment(2, b"")],
+    )
+    bodies = [b"".join(pdu) for pdu in pdus]
+    written = b"".join(struct.pack(">BxI", 0x04, len(body)) + body for body in bodies)
+    connection = cast(Any, assoc.dul.socket).socket
+    assoc._reactor_checkpoint.clear()
+    wait_for("the loop to stop", lambda: assoc._is_paused)
+    for at in range(0, len(written), cut):
+        connection.sendall(written[at : at + cut])
+    _, answer = assoc.dimse.get_msg(block=True)
+    assoc._reactor_checkpoint.set()
+    assert cast(Any, answer).Status == 0x0000
+    assert listener.content(ds.SOPInstanceUID).endswith(data)
+    assoc.release()
 
 
 def test_every_storage_class_and_every_transfer_syntax_is_accepted(start: Start) -> None:
