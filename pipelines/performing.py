@@ -131,8 +131,8 @@ def perform(loaded: LoadedPipeline, request: PerformRequest) -> Performed:
             tracked_as=request.tracked_as,
             prior=request.prior,
         )
-        # Here, for it loads what draws pages and pictures: the node imports this module too, and makes no evidence.
-        from pipelines.evidence.create import create_evidence
+        # It loads what draws pages and pictures; the node imports this module too, and makes no evidence.
+        from pipelines.evidence.create import create_evidence  # noqa: PLC0415
 
         evidence = create_evidence(described, request.profiles)
     return Performed(
