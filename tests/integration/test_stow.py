@@ -505,6 +505,17 @@ def test_options_that_do_not_go_together_are_told(
     assert "kite-7731" not in err
 
 
+def test_a_web_destination_is_not_fetched_from(run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run("destinations", "add", "WEB", "--web", "https://h/x")[0] == 0
+    rule = ("rules", "add", "r", "--pipeline", "ct_skeleton", "--to", "WEB", "--yes")
+    where = ("--where", "Modality = CT")
+    code, _, err = run(*rule, *where, "--compare-prior", "--prior-from", "WEB")
+    assert code == 2
+    assert "--prior-from WEB: a DICOMweb service is sent to, not fetched from" in " ".join(
+        err.split()
+    )
+
+
 # -- in a node ------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rows import make_evidence, make_workitem
 
-from node import web
+from node import orders, web
 from node.config import Config, WebSetting, load
 from node.errors import ConfigError, DeliveryError
 from node.scu import Outcome, SendItem
@@ -270,3 +271,23 @@ def test_files_lie_beside_the_configuration_and_secrets_may_come_by_the_environm
     with pytest.raises(ConfigError, match=r"delivery\.web\.PACS") as caught:
         load(None, {"OSTEONODE_DELIVERY__WEB": '{"PACS": {"token": ["kite-7731"]}}'})
     assert "kite-7731" not in str(caught.value)
+
+
+def test_a_worklist_is_told_where_the_web_has_the_results() -> None:
+    """PS3.3 Table 10-3b: WADO-RS Retrieval for a DICOMweb service, DICOM Retrieval for a remote AE."""
+    one = make_evidence(make_workitem(1), "SEG")
+    ds = orders.performed(
+        [(one, PACS.url), (one, "PACS_AE")],
+        work="A^B",
+        station="OSTEONODE",
+        serial_number="1",
+        started_at=NOON,
+        ended_at=NOON,
+    )
+    outputs = ds.UnifiedProcedureStepPerformedProcedureSequence[0].OutputInformationSequence
+    by_ae, by_web = sorted(outputs, key=lambda item: "WADORSRetrievalSequence" in item)
+    assert by_ae.DICOMRetrievalSequence[0].RetrieveAETitle == "PACS_AE"
+    assert by_web.WADORSRetrievalSequence[0].RetrieveURL == (
+        f"https://pacs/dicom-web/studies/{one.study_instance_uid}/series/{one.series_instance_uid}"
+    )
+    assert "DICOMRetrievalSequence" not in by_web
