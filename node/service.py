@@ -32,7 +32,7 @@ from node.config import Config, withhold_secrets
 from node.lifecycle import Parts
 from node.priors import seek
 from node.scp import Scp
-from node.scu import send
+from node.sending import send
 from node.tls import Dialer
 from node.ups import UpsClient
 from node.worklist_search import Worklist
@@ -141,12 +141,7 @@ class Service:
             ),
             perform=self._compute.perform,
             cancel=self._compute.cancel,
-            send=partial(
-                send,
-                calling_ae=config.node.ae_title,
-                timeout_s=config.delivery.timeout_s,
-                dialer=Dialer(config.tls),
-            ),
+            send=partial(send, config=config, dialer=Dialer(config.tls)),
         )
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._sending: set[str] = set()
@@ -379,6 +374,8 @@ class Service:
         listed = destinations.list_destinations(self._index)
         for name in set(self._config.routing.ask.values()) - {one.name for one in listed}:
             log.error("routing_ask_names_no_destination", destination=name)
+        for name in self._config.delivery.web.keys() - {one.name for one in listed if one.is_web}:
+            log.warning("delivery_web_names_no_web_destination", destination=name)
         for destination in listed:
             if destination.profile not in known:
                 log.error(

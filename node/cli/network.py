@@ -157,6 +157,20 @@ def ask(config: Config, destination: Destination, *, to_self: bool = False) -> N
     print(f"{where} answers, in {1000 * seconds:.0f} ms.")
 
 
+def ask_web(config: Config, destination: Destination) -> None:
+    """Search a DICOMweb service for what nobody has, and say what came of it.
+
+    Raises
+    ------
+    DeliveryError
+        When it does not answer, or refuses.
+    """
+    from node.qido import echo
+
+    seconds, status = echo(destination, config=config)
+    print(f"{destination.url} answers QIDO-RS with {status}, in {1000 * seconds:.0f} ms.")
+
+
 def _hush() -> None:
     """What pynetdicom would say of a dead peer, our own error says in one line."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
