@@ -361,6 +361,11 @@ class ComputeSection(_Section):
         {},
         description="Most runs of a pipeline at once, as { ct_trunk_muscle = 1 }, by all nodes on one index; 0: none.",
     )
+    confine: bool = Field(
+        True,
+        description="Keep pipelines on this machine from the network, and from changing files, where the kernel can "
+        "(Linux 6.7, Landlock).",
+    )
 
 
 class EvidenceSection(_Section):

@@ -21,6 +21,7 @@ def check(ctx: typer.Context) -> None:
 
     Example: `osteonode --config /etc/osteonode/config.toml config check`
     """
+    from node.confinement import describe_walls
     from pipelines.registry import find_pipelines
 
     config = read_config(ctx)
@@ -34,6 +35,7 @@ def check(ctx: typer.Context) -> None:
     print(f"database   {without_passwords(config.database_url)}")
     print(f"archive    {without_passwords(config.archive_url)}")
     print(f"pipelines  {', '.join(sorted(registry.entries)) or 'none'}")
+    print(f"confined   {describe_walls(config.compute)}")
     print("The configuration is good.")
 
 
