@@ -236,6 +236,11 @@ class TlsSection(_Section):
         "",
         description="Certificates of the authorities that sign those of peers; empty: the system's, for destinations.",
     )
+    crl_file: str = Field(
+        "",
+        description="Revocation lists (CRL), one of each of these authorities: who is on one, or whose authority has "
+        "no valid one, is refused; empty: not asked.",
+    )
     mutual: bool = Field(
         True, description="Accept only peers that show a certificate of these authorities."
     )
@@ -257,6 +262,8 @@ class TlsSection(_Section):
             raise ValueError(
                 "mutual needs authorities: whose certificates are accepted; or set mutual = false"
             )
+        if self.crl_file and not self.authorities:
+            raise ValueError("crl_file needs authorities: those whose lists it holds")
         if self.only and not self.listens:
             raise ValueError("only needs certificate, key and port: else nothing could come in")
         return self
@@ -708,7 +715,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     ups = UpsSection(
         worklists={name: _worklist_at(one, folder) for name, one in config.ups.worklists.items()}
     )
-    files = ("certificate", "key", "key_password_file", "authorities")
+    files = ("certificate", "key", "key_password_file", "authorities", "crl_file")
     named = {name: getattr(config.tls, name) for name in files}
     tls = config.tls.model_copy(
         update={name: str(folder / path) for name, path in named.items() if path}
