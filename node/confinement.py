@@ -26,18 +26,17 @@ _WRITING = (
     | AccessFS.MAKE_REG
     | AccessFS.MAKE_DIR
     | AccessFS.MAKE_SOCK
-    | AccessFS.MAKE_FIFO
     | AccessFS.REMOVE_FILE
     | AccessFS.REMOVE_DIR
     | AccessFS.REFER
 )
-#: Nowhere: the node reads what workers leave, and shall not be led elsewhere by a link.
-_NEVER = AccessFS.MAKE_SYM | AccessFS.MAKE_CHAR | AccessFS.MAKE_BLOCK
+#: Nowhere: the node reads what workers leave, and shall not be led elsewhere by a link, nor wait at a pipe.
+_NEVER = AccessFS.MAKE_SYM | AccessFS.MAKE_FIFO | AccessFS.MAKE_CHAR | AccessFS.MAKE_BLOCK
 _NETWORK = (
     AccessNet.BIND_TCP | AccessNet.CONNECT_TCP | AccessNet.BIND_UDP | AccessNet.CONNECT_SEND_UDP
 )
-_DEVICES = Path("/dev")
-_OWN_PROCESS = Path("/proc/self")
+#: Shared memory and the GPU; names of threads, what the kernel ends first (node/worker.py).
+_OF_THE_SYSTEM = (Path("/dev"), Path("/proc/self"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,7 @@ def confine(*, folders: Iterable[Path], ports: Iterable[int]) -> None:
         handled_net=_NETWORK,
         scoped=Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET,
     ) as rules:
-        for folder in (*folders, _DEVICES, _OWN_PROCESS):
+        for folder in (*folders, *filter(Path.exists, _OF_THE_SYSTEM)):
             rules.allow_path(folder, _WRITING)
         for port in ports:
             rules.allow_port(port, AccessNet.CONNECT_TCP)

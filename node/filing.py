@@ -15,6 +15,8 @@ from storage.model import Evidence, utcnow
 
 #: PS3.10 7.1: preamble, prefix, then the group length of the file meta information, which counts from its end: here.
 _META_AT = 144
+#: How the names of workers' own archives begin.
+OUTBOX = "outbox-"
 
 
 def file_evidence(
@@ -73,15 +75,18 @@ def take_over(
     ArchiveError
         When a file cannot be read or written.
     """
-    if not outbox.resolve().is_relative_to(scratch.resolve()):
+    in_scratch = outbox.resolve().is_relative_to(scratch.resolve())
+    if not (in_scratch and outbox.name.startswith(OUTBOX)):
         raise PipelineError(
             "The worker left evidence outside of its folder.", code="evidence-altered"
         )
     try:
         left = Archive(str(outbox))
         for item in evidence:
-            with left.open(item.archive_key) as file:
-                content = memoryview(file.read())
+            content = memoryview(b"")
+            if left.size(item.archive_key) == item.size:
+                with left.open(item.archive_key) as file:
+                    content = memoryview(file.read())
             if not _is(content, item):
                 raise PipelineError(
                     f"The {item.kind} that the worker left is not what it said it made.",

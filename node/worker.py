@@ -28,7 +28,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from node.confined import ConfinedWorker
 from node.confinement import stop_listening
-from node.filing import file_evidence, local_inputs
+from node.filing import OUTBOX, file_evidence, local_inputs
 from node.logs import quiet_dicom_libraries
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
@@ -232,7 +232,7 @@ def _open_archive(task: PerformTask, setup: WorkerSetup) -> Iterator[tuple[Archi
     if task.files is None:
         yield Archive(task.archive_url), None
         return
-    outbox = Path(mkdtemp(prefix="outbox-", dir=setup.scratch))
+    outbox = Path(mkdtemp(prefix=OUTBOX, dir=setup.scratch))
     try:
         yield Archive(str(outbox)), outbox
     except BaseException:

@@ -141,6 +141,15 @@ def test_a_pipeline_has_temporary_files_and_its_evidence_is_in_the_archive(
     assert not list(scratch.rglob("outbox-*"))
 
 
+def test_a_worker_needs_no_archive(compute: Compute, tmp_path: Path) -> None:
+    """One that this process alone can reach."""
+    url = f"memory://{tmp_path.name}"
+
+    outcome = _try(compute, url, "write temporary files")
+
+    assert all(Archive(url).exists(item.archive_key) for item in outcome.evidence)
+
+
 def test_the_worker_after_a_death_is_confined_too(
     compute: Compute, url: str, listener: socket.socket
 ) -> None:

@@ -75,9 +75,12 @@ def test_evidence_that_is_not_what_was_said_is_not_filed(
     assert not left.exists()
 
 
-def test_a_folder_elsewhere_is_neither_read_nor_removed(tmp_path: Path, archive: Archive) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
+@pytest.mark.parametrize("name", ["outbox-elsewhere", "scratch", "scratch/worker-cpu"])
+def test_a_folder_that_is_no_outbox_is_neither_read_nor_removed(
+    tmp_path: Path, archive: Archive, name: str
+) -> None:
+    other = tmp_path / name
+    other.mkdir(parents=True)
 
     with pytest.raises(PipelineError, match="outside"):
         take_over(archive, [], other, scratch=tmp_path / "scratch")
