@@ -16,6 +16,7 @@ from typing import Any
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
 from node.config import ComputeSection
+from node.confined import ConfinedWorker
 from node.errors import PerformError
 from node.worker import WorkerSetup
 from pipelines.performing import has_gpu
@@ -57,7 +58,9 @@ def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
     """Start a scheduler in this process, and a worker process with its nanny for each device."""
     devices = find_devices(section)
     threads = section.threads or max(1, len(os.sched_getaffinity(0)) // len(devices))
-    scratch.mkdir(parents=True, exist_ok=True)
+    folders = {device: worker_folder(scratch, device) for device in devices}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
     # Whoever reaches a Dask scheduler runs code as its user: a key that lives in this process keeps out the machine's
     # other users.
     secure = {"host": _HOST, "protocol": "tls://", "security": Security.temporary()}
@@ -67,7 +70,6 @@ def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
         "memory_limit": None,  # per run, by `_watch`
         "dashboard": False,
         "silence_logs": logging.WARNING,
-        "local_directory": str(scratch),
     }
     return SpecCluster(
         security=secure["security"],
@@ -86,13 +88,24 @@ def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
                 "cls": Nanny,
                 "options": {
                     **options,
-                    "env": _environment(device, threads),
-                    "plugins": [WorkerSetup(device=_as_seen(device), scratch=scratch)],
+                    **_confinement(section, folder),
+                    "local_directory": str(folder),
+                    "env": {**_environment(device, threads), **_caches(folder / "cache")},
+                    "plugins": [WorkerSetup(device=_as_seen(device), scratch=folder)],
                 },
             }
-            for device in devices
+            for device, folder in folders.items()
         },
     )
+
+
+def worker_folder(scratch: Path, device: str) -> Path:
+    """Where the worker of a device writes, and nowhere else when it is confined."""
+    return scratch.absolute() / f"worker-{device.replace(':', '-')}"
+
+
+def _confinement(section: ComputeSection, folder: Path) -> dict[str, Any]:
+    return {"worker_class": ConfinedWorker, "may_write": (folder,)} if section.confine else {}
 
 
 def _environment(device: str, threads: int) -> dict[str, str]:
@@ -110,6 +123,20 @@ def _environment(device: str, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
+    }
+
+
+def _caches(folder: Path) -> dict[str, str]:
+    """What libraries write to the home folder otherwise, compiled kernels most of all."""
+    return {
+        name: str(folder / library)
+        for name, library in (
+            ("XDG_CACHE_HOME", "xdg"),
+            ("MPLCONFIGDIR", "matplotlib"),
+            ("CUDA_CACHE_PATH", "cuda"),
+            ("TRITON_CACHE_DIR", "triton"),
+            ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
+        )
     }
 
 

@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,9 +40,11 @@ from node.cluster import (
 )
 from node.config import ComputeSection
 from node.errors import PerformError
+from node.filing import local_inputs, take_over
 from node.worker import PerformOutcome, PerformTask, run_task
 from pipelines.errors import PipelineError
 from pipelines.manifest import LimitsSpec, read_manifest
+from storage.archive import Archive
 from storage.errors import ArchiveError
 
 __all__ = ["Compute", "PerformOutcome", "PerformTask"]
@@ -118,17 +121,40 @@ class Compute:
         # Before anything that takes time: a cancellation is told once.
         cancelled = self._running[task.workitem_uid] = threading.Event()
         try:
-            client = self._started()
-            future = client.submit(
-                run_task, task, key=f"{task.workitem_uid}-{uuid.uuid4().hex}", pure=False, retries=0
-            )
-            try:
-                _watch(client, future, limits, cancelled)
-                return _result(future)
-            finally:
-                future.release()
+            if self._section.scheduler:
+                return self._run(task, limits, cancelled)
+            return self._run_beside_the_archive(task, limits, cancelled)
         finally:
             del self._running[task.workitem_uid]
+
+    def _run(
+        self, task: PerformTask, limits: LimitsSpec, cancelled: threading.Event
+    ) -> PerformOutcome:
+        client = self._started()
+        future = client.submit(
+            run_task, task, key=f"{task.workitem_uid}-{uuid.uuid4().hex}", pure=False, retries=0
+        )
+        try:
+            _watch(client, future, limits, cancelled)
+            return _result(future)
+        finally:
+            future.release()
+
+    def _run_beside_the_archive(
+        self, task: PerformTask, limits: LimitsSpec, cancelled: threading.Event
+    ) -> PerformOutcome:
+        """Our own workers need no archive, which a pipeline could change: files are laid out for them, and filed."""
+        archive = Archive(task.archive_url)
+        with local_inputs(archive, task.inputs, scratch=self._scratch) as files:
+            outcome = self._run(replace(task, archive_url="", files=files), limits, cancelled)
+        if outcome.outbox is None:
+            return outcome
+        began = time.perf_counter()
+        take_over(archive, outcome.evidence, outcome.outbox, scratch=self._scratch)
+        timings = dict(outcome.timings)
+        if timings:
+            timings["archive"] = round(timings["archive"] + time.perf_counter() - began, 3)
+        return replace(outcome, outbox=None, timings=timings)
 
     def cancel(self, workitem_uid: str) -> None:
         """Stop a running workitem by ending its worker; nothing happens when it does not run here."""

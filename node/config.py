@@ -248,6 +248,11 @@ class TlsSection(_Section):
         "",
         description="Certificates of the authorities that sign those of peers; empty: the system's, for destinations.",
     )
+    crl_file: str = Field(
+        "",
+        description="Revocation lists (CRL), one of each of these authorities: who is on one, or whose authority has "
+        "no valid one, is refused; empty: not asked.",
+    )
     mutual: bool = Field(
         True, description="Accept only peers that show a certificate of these authorities."
     )
@@ -269,6 +274,8 @@ class TlsSection(_Section):
             raise ValueError(
                 "mutual needs authorities: whose certificates are accepted; or set mutual = false"
             )
+        if self.crl_file and not self.authorities:
+            raise ValueError("crl_file needs authorities: those whose lists it holds")
         if self.only and not self.listens:
             raise ValueError("only needs certificate, key and port: else nothing could come in")
         return self
@@ -372,6 +379,11 @@ class ComputeSection(_Section):
     limits: Mapping[str, Annotated[int, Field(ge=0)]] = Field(
         {},
         description="Most runs of a pipeline at once, as { ct_trunk_muscle = 1 }, by all nodes on one index; 0: none.",
+    )
+    confine: bool = Field(
+        True,
+        description="Keep pipelines on this machine from the network, and from changing files, where the kernel can "
+        "(Linux 6.7, Landlock).",
     )
 
 
@@ -749,7 +761,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     )
     web = {name: _web_at(one, folder) for name, one in config.delivery.web.items()}
     delivery = config.delivery.model_copy(update={"web": web})
-    files = ("certificate", "key", "key_password_file", "authorities")
+    files = ("certificate", "key", "key_password_file", "authorities", "crl_file")
     named = {name: getattr(config.tls, name) for name in files}
     tls = config.tls.model_copy(
         update={name: str(folder / path) for name, path in named.items() if path}

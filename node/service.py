@@ -29,6 +29,7 @@ from migrations.commands import current, upgrade
 from node import asking, calendar, confirming, lifecycle
 from node.compute import Compute
 from node.config import Config, withhold_secrets
+from node.confinement import describe_walls
 from node.lifecycle import Parts
 from node.priors import seek
 from node.scp import Scp
@@ -201,6 +202,7 @@ class Service:
             pipelines=sorted(self._parts.registry.entries),
             workers=len(self._performing),
             taken_back=taken_back,
+            pipelines_confined=describe_walls(self._config.compute),
         )
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What happens in a worker process: files in, evidence in the archive out.
+"""What happens in a worker process: files in, evidence out.
 
 A task carries plain values and its outcome too: the worker sees neither the index nor the configuration. Pipelines stay
 loaded in `WorkerSetup`, one object per worker process, keyed by their folder and what lies in it.
@@ -10,21 +10,25 @@ import ctypes
 import hashlib
 import logging
 import os
+import shutil
 import signal
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, ClassVar, cast
 
 from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from node.filing import file_evidence
+from node.confined import ConfinedWorker
+from node.confinement import stop_listening
+from node.filing import OUTBOX, file_evidence, local_inputs
 from node.logs import quiet_dicom_libraries
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
@@ -51,6 +55,9 @@ class PerformTask:
     pipeline_folder: Path
     #: Role -> archive keys of its instances.
     inputs: Mapping[str, tuple[str, ...]]
+    #: The same as files, where the node has them at hand: then the worker opens no archive, and leaves evidence in its
+    #: own folder, for the node to file.
+    files: Mapping[str, tuple[Path, ...]] | None = None
     #: A rule's overrides, or all: the manifest's defaults are merged in.
     parameters: Parameters
     #: When the analysis that counts started: Content Date and Time of its evidence.
@@ -78,6 +85,8 @@ class PerformOutcome:
     """What a run made; the evidence is in the archive."""
 
     evidence: tuple[Evidence, ...]
+    #: The worker's own archive that it is in, until the node has filed it.
+    outbox: Path | None = None
     measurements: tuple[MeasurementRow, ...] = ()
     findings: tuple[Finding, ...] = ()
     #: Code, sentence.
@@ -119,8 +128,10 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
         self._loaded: OrderedDict[str, LoadedPipeline] = OrderedDict()
 
     def setup(self, worker: Any) -> None:
-        """Called by Dask in each worker process."""
-        del worker
+        """Called by Dask in each worker process, when it listens and has no task yet."""
+        self.scratch = Path(worker.local_directory)
+        if isinstance(worker, ConfinedWorker):
+            stop_listening()
         # Ctrl-C is for the node, which ends its workers itself; and a pipeline's own processes end with its worker.
         with suppress(PermissionError):
             os.setsid()
@@ -168,14 +179,12 @@ def perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
 
 
 def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
-    archive = Archive(task.archive_url)
     with ExitStack() as stack:
+        archive, outbox = stack.enter_context(_open_archive(task, setup))
         request = PerformRequest(
             workitem_uid=task.workitem_uid,
-            inputs={
-                role: tuple(stack.enter_context(archive.local_files(keys, scratch=setup.scratch)))
-                for role, keys in task.inputs.items()
-            },
+            inputs=task.files
+            or stack.enter_context(local_inputs(archive, task.inputs, scratch=setup.scratch)),
             parameters=task.parameters,
             started_at=task.started_at,
             installation=task.installation,
@@ -190,18 +199,21 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)
             return PerformOutcome(
                 evidence=(file_evidence(archive, report, workitem_uid=task.workitem_uid),),
+                outbox=outbox,
                 pid=os.getpid(),
             )
         began = time.perf_counter()
         loaded = setup.load(task.pipeline_folder)
         start_s = time.perf_counter() - began
         performed = perform(loaded, request)
-    began = time.perf_counter()
-    evidence = tuple(
-        file_evidence(archive, item, workitem_uid=task.workitem_uid) for item in performed.evidence
-    )
+        began = time.perf_counter()
+        evidence = tuple(
+            file_evidence(archive, item, workitem_uid=task.workitem_uid)
+            for item in performed.evidence
+        )
     return PerformOutcome(
         evidence=evidence,
+        outbox=outbox,
         measurements=performed.measurements,
         findings=performed.findings,
         notices=tuple((notice.code, notice.message) for notice in performed.notices),
@@ -212,6 +224,20 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
         },
         pid=os.getpid(),
     )
+
+
+@contextmanager
+def _open_archive(task: PerformTask, setup: WorkerSetup) -> Iterator[tuple[Archive, Path | None]]:
+    """Where evidence goes: the archive, or one of our own that the node empties; which then goes with a failure."""
+    if task.files is None:
+        yield Archive(task.archive_url), None
+        return
+    outbox = Path(mkdtemp(prefix=OUTBOX, dir=setup.scratch))
+    try:
+        yield Archive(str(outbox)), outbox
+    except BaseException:
+        shutil.rmtree(outbox, ignore_errors=True)
+        raise
 
 
 def _content(folder: Path) -> str:

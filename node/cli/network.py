@@ -35,7 +35,7 @@ _PROGRESS = (
     TimeRemainingColumn(),
 )
 #: Wildcard addresses to listen on, and where to reach them.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - never bound
 
 
 def echo(
