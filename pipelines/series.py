@@ -23,6 +23,7 @@ from highdicom import Volume
 from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from pipelines.declared import demand_true_series, demand_true_sizes
 from pipelines.enhanced import frame_headers, is_enhanced
 from pipelines.errors import InputError, shown
 from pipelines.gaps import longest_run
@@ -95,6 +96,7 @@ def read_series(files: Sequence[Path], *, allow_gaps: bool = False) -> SourceSer
     datasets, grid, gap = _place(datasets, allow_gaps=allow_gaps)
     ordered = [datasets[index] for index in grid.order]
     _demand_readable(ordered[0])
+    demand_true_series(ordered)
     volume = Volume(
         array=modality_values(ordered),
         affine=grid.affine,
@@ -194,6 +196,7 @@ def _read(path: Path, number: int) -> Dataset:
         _ = ds.file_meta.TransferSyntaxUID.name
         _ = [ds.get(keyword) for keyword in _HEADER]
         _demand_slice(ds)
+        demand_true_sizes(ds)
     except _READ_ERRORS as error:
         # The name of the file may name the patient: say its place in the list instead.
         raise InputError(
