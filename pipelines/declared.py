@@ -15,12 +15,10 @@ from pydicom.uid import RLELossless
 from pipelines.codestreams import Codestream, CodestreamError, read_codestream
 from pipelines.errors import InputError, shown
 from pipelines.fragments import FragmentsError, Frame, read_frames
+from pipelines.reading import bomb, is_bomb
 
 #: Of one frame that is compressed: 8192 x 8192. A slice of CT, MR or PET has a sixteenth of it at most.
 MOST_PIXELS: Final = 1 << 26
-#: What unpacks to more than both is a bomb: a volume compresses 3 times, lossily 30 times.
-MOST_UNPACKED: Final = 256 << 20
-MOST_EXPANSION: Final = 100
 
 
 def demand_true_sizes(ds: Dataset) -> None:
@@ -53,34 +51,9 @@ def demand_true_series(datasets: Sequence[Dataset]) -> None:
         `input-decompression-bomb`.
     """
     packed = [ds for ds in datasets if _is_compressed(ds)]
-    demand_no_bomb(
-        "The series",
-        sum(len(ds.PixelData) for ds in packed),
-        sum(_unpacked(ds, 1) for ds in packed),
-    )
-
-
-def demand_no_bomb(who: str, packed: int, unpacked: int) -> None:
-    """Refuse what would unpack to very much more than it is.
-
-    Parameters
-    ----------
-    who
-        Begins the sentence.
-    packed, unpacked
-        Bytes.
-
-    Raises
-    ------
-    InputError
-        `input-decompression-bomb`.
-    """
-    if unpacked > MOST_UNPACKED and unpacked > MOST_EXPANSION * packed:
-        raise InputError(
-            f"{who} would unpack from {packed} bytes to more than {MOST_UNPACKED >> 20} MB and {MOST_EXPANSION} "
-            "times its size: no image does.",
-            code="input-decompression-bomb",
-        )
+    size = sum(len(ds.PixelData) for ds in packed)
+    if is_bomb(size, sum(_unpacked(ds, 1) for ds in packed)):
+        raise bomb("The series", size)
 
 
 def _demand_true_frames(ds: Dataset, count: int) -> None:
@@ -89,7 +62,8 @@ def _demand_true_frames(ds: Dataset, count: int) -> None:
             ds,
             f"Rows (0028,0010) x Columns (0028,0011) is {ds.Rows} x {ds.Columns}: no slice has so many",
         )
-    demand_no_bomb(f"Instance {shown(ds.SOPInstanceUID)}", len(ds.PixelData), _unpacked(ds, count))
+    if is_bomb(len(ds.PixelData), _unpacked(ds, count)):
+        raise bomb(f"Instance {shown(ds.SOPInstanceUID)}", len(ds.PixelData))
     extended = None
     if "ExtendedOffsetTable" in ds:
         extended = (ds.ExtendedOffsetTable, ds.get("ExtendedOffsetTableLengths") or b"")
