@@ -16,6 +16,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
 
+from pipelines.evidence.copied import tidy
 from pipelines.evidence.equipment import contributing_equipment
 from pipelines.evidence.request import EvidenceRequest, Request
 from pipelines.uids import derive_series_uid, derive_sop_instance_uid, derive_uid
@@ -181,6 +182,7 @@ def finish(ds: Dataset, request: Request, *, also: Sequence[Code] = ()) -> None:
     _identify_private_schemes(ds, (*request.codes, *also))
     for keyword in ("PatientName", "ReferringPhysicianName"):
         setattr(ds, keyword, source.get(keyword))
+    tidy(ds)
 
 
 def _identify_private_schemes(ds: Dataset, said: Iterable[Code]) -> None:
