@@ -181,7 +181,8 @@ def _read(path: Path, number: int) -> Dataset:
 def _demand_uids(ds: Dataset) -> None:
     """Sentences, references and names of ours repeat them, and may not repeat what else a damaged file has there."""
     named = (ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, ds.StudyInstanceUID)
-    if not all(is_uid(uid) for uid in (*named, ds.file_meta.TransferSyntaxUID)):
+    frame_of_reference = ds.get("FrameOfReferenceUID") or ds.SOPClassUID
+    if not all(is_uid(uid) for uid in (*named, frame_of_reference, ds.file_meta.TransferSyntaxUID)):
         raise ValueError("a UID is none")
 
 

@@ -14,6 +14,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
+from pipelines.errors import InputError
 from pipelines.evidence.create import create_evidence
 from pipelines.evidence.proof import encode
 from pipelines.evidence.refusal import create_refusal_sr
@@ -91,3 +92,17 @@ def test_what_a_hospital_writes_is_taken_over_as_it_is(tmp_path: Path) -> None:
         assert ds.PatientID == "<script>&'\""
     source = read_series(sorted(tmp_path.glob("*.dcm")))
     assert str(source.datasets[0].PatientName) == name.decode()
+
+
+@pytest.mark.parametrize("raw", [b"A\r\nB", ANSI, b"X" * 2000, b"\0" * 8, b"99999999", b"20260230"])
+def test_a_date_that_is_none_is_emptied(tmp_path: Path, raw: bytes) -> None:
+    dates = ("PatientBirthDate", "StudyDate", "StudyTime")
+    for ds in objects_of(tmp_path, dict.fromkeys(dates, raw)):
+        assert [ds[keyword].value or "" for keyword in dates] == ["", "", ""]
+
+
+@pytest.mark.parametrize("raw", [b"A" * 70000, b"1.2\\1.3", b"../../etc"])
+def test_a_frame_of_reference_that_is_none_is_refused(tmp_path: Path, raw: bytes) -> None:
+    with pytest.raises(InputError) as raised:
+        read_series(series(tmp_path, {"FrameOfReferenceUID": raw}))
+    assert raised.value.code == "input-unreadable"
