@@ -90,6 +90,8 @@ class _Bounded(io.BufferedReader):
         self._size = os.path.getsize(path)
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and 0 <= size <= _PIECE:
+            return super().read(size)
         left = max(0, self._size - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
 
