@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pipelines.errors import InputError
@@ -46,8 +46,19 @@ _PIXEL_DATA: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
-def read_file(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
+def read_file(
+    path: Path, *, stop_before_pixels: bool = False, only: Sequence[str] | None = None
+) -> Dataset:
     """Read a file, Deflated Explicit VR Little Endian (PS3.5 A.5) as well.
+
+    Parameters
+    ----------
+    path
+        With a preamble (PS3.10 7.1).
+    stop_before_pixels
+        Leave out Pixel Data and what follows.
+    only
+        Keywords of what is wanted; None is all.
 
     Raises
     ------
@@ -58,9 +69,10 @@ def read_file(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
     """
     meta = read_file_meta_info(path)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        return _read_deflated(path, meta, stop_before_pixels=stop_before_pixels)
+        return _read_deflated(path, meta, stop_before_pixels=stop_before_pixels, only=only)
+    tags = list(only) if only is not None else None
     with _Bounded(path) as file:
-        return dcmread(file, stop_before_pixels=stop_before_pixels)
+        return dcmread(file, stop_before_pixels=stop_before_pixels, specific_tags=tags)
 
 
 def is_uid(value: object) -> bool:
@@ -96,7 +108,9 @@ class _Bounded(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def _read_deflated(path: Path, meta: FileMetaDataset, *, stop_before_pixels: bool) -> Dataset:
+def _read_deflated(
+    path: Path, meta: FileMetaDataset, *, stop_before_pixels: bool, only: Sequence[str] | None
+) -> Dataset:
     content = path.read_bytes()
     # PS3.10 7.1: the group length of the file meta information ends at byte 144.
     packed = memoryview(content)[144 + int.from_bytes(content[140:144], "little") :]
@@ -105,6 +119,7 @@ def _read_deflated(path: Path, meta: FileMetaDataset, *, stop_before_pixels: boo
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=_is_pixel_data if stop_before_pixels else None,
+        specific_tags=None if only is None else [Tag(keyword) for keyword in only],
     )
     ds.file_meta = meta
     return ds

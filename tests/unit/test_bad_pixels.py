@@ -17,6 +17,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from node.cli.local import find_series
 from pipelines.errors import InputError, shown
 from pipelines.reading import read_file
 from pipelines.series import read_series
@@ -123,6 +124,16 @@ def test_a_uid_that_is_a_name_is_not_repeated(tmp_path: Path, keyword: str) -> N
     error = refusal(files)
     assert error.code == "input-unreadable"
     assert "DOE" not in str(error)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_a_folder_with_broken_files_is_searched_to_its_end(tmp_path: Path) -> None:
+    """`osteonode pipelines run` on files of this machine, which no listener has looked at."""
+    files = series(tmp_path, lambda ds: setattr(ds, "NumberOfFrames", 1234567))
+    files[0].write_bytes(files[0].read_bytes().replace(b"1234567", b"1e99999"))
+    _deflate(files[1], b"\xff" * 400)
+    (found,) = find_series(tmp_path)
+    assert set(found.files.values()) == {files[2]}
 
 
 def test_what_is_shown_of_a_value_is_short_and_printable() -> None:
