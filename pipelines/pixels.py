@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,20 +14,13 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 
 from pipelines.errors import InputError, shown
+from pipelines.reading import READ_ERRORS
 
 _INT16 = np.iinfo(np.int16)
 #: What decoders raise on damaged, truncated or unsupported pixel data; pydicom wraps those of its plug-ins.
-_DECODE_ERRORS = (
-    RuntimeError,
-    ValueError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    NotImplementedError,
-    OverflowError,
-    OSError,
-    EOFError,
-)
+_DECODE_ERRORS = (RuntimeError, *READ_ERRORS)
+#: What Python and pydicom repeat of a value they cannot take; of a damaged file it may be a name.
+_QUOTED = re.compile(r"b?'[^']*'|b?\"[^\"]*\"")
 
 
 def modality_values(datasets: Sequence[Dataset]) -> NDArray[Any]:
@@ -104,9 +98,10 @@ def _decoding(ds: Dataset) -> Iterator[None]:
 
 
 def _undecodable(ds: Dataset, error: BaseException) -> InputError:
+    reason = shown(_QUOTED.sub("'...'", str(error)), 300)
     return InputError(
         f"The pixels of instance {shown(ds.SOPInstanceUID)} cannot be decoded "
-        f"({shown(ds.file_meta.TransferSyntaxUID.name)}): {shown(error, 300)}",
+        f"({shown(ds.file_meta.TransferSyntaxUID.name)}): {type(error).__name__}: {reason}",
         code="input-unreadable-pixels",
     )
 

@@ -127,6 +127,20 @@ def test_a_uid_that_is_a_name_is_not_repeated(tmp_path: Path, keyword: str) -> N
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_a_number_that_is_a_name_is_not_repeated(tmp_path: Path) -> None:
+    def change(ds: Dataset) -> None:
+        # Of CT it is asked for before; of MR only when the values are.
+        ds.Modality, ds.RescaleSlope, ds.RescaleIntercept = "MR", "12345678", "0"
+
+    files = series(tmp_path, change)
+    for file in files:
+        file.write_bytes(file.read_bytes().replace(b"12345678", b"DOE^JANE"))
+    error = refusal(files)
+    assert error.code in ("input-unreadable-pixels", "input-unreadable")
+    assert "DOE" not in str(error)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_a_folder_with_broken_files_is_searched_to_its_end(tmp_path: Path) -> None:
     """`osteonode pipelines run` on files of this machine, which no listener has looked at."""
     files = series(tmp_path, lambda ds: setattr(ds, "NumberOfFrames", 1234567))
