@@ -143,9 +143,7 @@ def _jpeg(frame: bytes) -> Codestream:
             raise CodestreamError("the JPEG codestream has something else before its first scan")
         if marker == _SOS:
             break
-        # ISO 14495-1 C.2.4.1.4: LSE of type 4 has other dimensions.
-        if marker == 0xF8 and frame[at + 4] == 4:
-            raise CodestreamError("the JPEG-LS codestream gives its dimensions twice (LSE)")
+        _demand_known(marker, frame[at + 4 : at + 10])
         if marker in _SOF:
             if found is not None:
                 raise CodestreamError("the JPEG codestream has two frame headers")
@@ -161,6 +159,16 @@ def _jpeg(frame: bytes) -> Codestream:
     if found is None:
         raise CodestreamError("the JPEG codestream has no frame header before its first scan")
     return found
+
+
+def _demand_known(marker: int, beginning: bytes) -> None:
+    """What a decoder makes too much of; `beginning` is of the marker segment's parameters."""
+    # ISO 14495-1 C.2.4.1.4: LSE of type 4 has other dimensions.
+    if marker == 0xF8 and beginning[:1] == b"\x04":
+        raise CodestreamError("the JPEG-LS codestream gives its dimensions twice (LSE)")
+    # ITU-T T.871 10.1: version 1. GDCM throws libjpeg's warning of another one through C: the process ends.
+    if marker == 0xE0 and beginning.startswith(b"JFIF\0") and beginning[5:] != b"\x01":
+        raise CodestreamError("the JPEG codestream is JFIF of an unknown version")
 
 
 def _rle(frame: bytes, length: int, pixels: int) -> Codestream:

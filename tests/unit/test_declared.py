@@ -145,6 +145,8 @@ def test_what_is_true_is_read(tmp_path: Path, syntax: UID) -> None:
         (JPEGBaseline8Bit, jpeg(b"\xff\xe0\x00\x02" * 10**6, sof(64, 64)), "no frame header"),
         (JPEGBaseline8Bit, jpeg(b"\xff\xde\x00\x02"), "something else"),
         (JPEGBaseline8Bit, jpeg(sof(64, 64, samples=3)), "3 samples"),
+        # ITU-T T.871 10.1: the version, after the identifier; one decoder ends the process of any but 1.
+        (JPEGBaseline8Bit, jpeg(b"\xff\xe0\x00\x10JFIF\0\x02\x02" + b"\0" * 7, sof(64, 64)), "JFIF"),
         (JPEGLosslessSV1, jpeg(sof(64, 64, bits=32, marker=0xC3)), "32 bits"),
         (RLELossless, rle(b"\x81\x00" * 1000000, b"\x81\x00" * 1000000), "RLE segment 1"),
         (RLELossless, rle(b"\x81\x00" * 32, b""), "RLE segment 2"),
