@@ -69,8 +69,8 @@ def read_frames(
         )
     if extended is not None:
         _demand_extended(extended, count, fragments)
-    if count == 1:
-        # All of them, whatever a table says.
+    if count == 1 and len(table) < 2:
+        # All of them, wherever the table says that they begin.
         groups = [fragments]
     elif table:
         groups = _by_table(table, count, fragments)

@@ -41,6 +41,8 @@ def modality_values(datasets: Sequence[Dataset]) -> NDArray[Any]:
     for index, ds in enumerate(datasets):
         with _decoding(ds):
             values = _rescaled(ds, _stored_values(ds))
+            if values.shape != shape[1:]:
+                raise ValueError(f"{values.shape} pixels instead of {shape[1:]}")
         if index == 0:
             # Not before: Rows and Columns may say anything, and memory for that would be looked for.
             stack = np.empty(shape, np.int16)

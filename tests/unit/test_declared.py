@@ -200,6 +200,15 @@ def test_an_rle_decoder_that_panics_is_a_refusal(tmp_path: Path) -> None:
     assert refusal(files).code == "input-unreadable-pixels"
 
 
+def test_a_table_of_two_frames_in_an_image_of_one_is_a_refusal(tmp_path: Path) -> None:
+    def split(ds: Dataset) -> None:
+        frame = next(generate_frames(ds.PixelData, number_of_frames=1))
+        ds.PixelData = with_table([frame, frame], [0, len(frame) + 8])
+
+    files = compressed(tmp_path, RLELossless, lambda frame: frame, split)
+    assert refusal(files).code in ("input-declared-size", "input-unreadable-pixels")
+
+
 # -- frames ---------------------------------------------------------------------------------------
 
 
