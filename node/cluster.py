@@ -10,9 +10,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
 from node.config import ComputeSection
@@ -60,7 +66,7 @@ def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
     scratch.mkdir(parents=True, exist_ok=True)
     # Whoever reaches a Dask scheduler runs code as its user: a key that lives in this process keeps out the machine's
     # other users.
-    secure = {"host": _HOST, "protocol": "tls://", "security": Security.temporary()}
+    secure = {"host": _HOST, "protocol": "tls://", "security": _security()}
     options = {
         **secure,
         "nthreads": 1,
@@ -92,6 +98,35 @@ def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
             }
             for device in devices
         },
+    )
+
+
+def _security() -> Security:
+    """A key and its own certificate for scheduler and workers, in this process's memory only.
+
+    As `Security.temporary`, whose certificate begins now and ends in a year: no worker would come again once the clock
+    was set back, or after a year without a restart. RFC 5280 4.1.2.5: 99991231235959Z is no expiration.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "osteonode")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime(2000, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+        .sign(key, hashes.SHA256())
+    )
+    shown = certificate.public_bytes(Encoding.PEM).decode()
+    kept = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        require_encryption=True,
+        tls_ca_file=shown,
+        **{f"tls_{role}_key": kept for role in roles},
+        **{f"tls_{role}_cert": shown for role in roles},
     )
 
 

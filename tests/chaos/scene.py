@@ -118,18 +118,12 @@ class Scene:
 
     def _strike_pipeline(self, blow: Blow) -> None:
         mood, said = _ENDS[blow.kind]
-        with self.log_from_now() as log:
-            self.mood.write_text(mood, encoding="ascii")
-            try:
-                wait_for(f"a run to {mood}\n{log()[-5000:]}", lambda: said in log(), 90)
-            finally:
-                self.mood.unlink()
-
-    @contextmanager
-    def log_from_now(self) -> Iterator[_Log]:
-        """What the node says from here on."""
-        path = self.node.folder / "node.log"
-        yield _Log(path, path.stat().st_size)
+        log = Log(self.node.folder / "node.log")
+        self.mood.write_text(mood, encoding="ascii")
+        try:
+            wait_for(f"a run to {mood}", lambda: log.says(said), 90)
+        finally:
+            self.mood.unlink()
 
     def _kill_workers(self) -> None:
         assert self.node.process is not None
@@ -141,15 +135,23 @@ class Scene:
                         process.kill()
 
 
-@dataclass(frozen=True, slots=True)
-class _Log:
-    path: Path
-    start: int
+class Log:
+    """What a node says from now on; read once, for it may be long."""
 
-    def __call__(self) -> str:
-        with self.path.open("rb") as log:
-            log.seek(self.start)
-            return log.read().decode(errors="replace")
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = path.stat().st_size
+        self._last = b""
+
+    def says(self, word: str) -> bool:
+        """Whether it said so since it was asked before."""
+        with self._path.open("rb") as log:
+            log.seek(self._read)
+            new = log.read()
+        self._read += len(new)
+        found = word.encode() in self._last + new
+        self._last = b"" if found else new[-len(word) :]
+        return found
 
 
 @contextmanager
