@@ -59,8 +59,11 @@ def find_devices(section: ComputeSection) -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
 
 
-def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
-    """Start a scheduler in this process, and a worker process with its nanny for each device."""
+def start_workers(section: ComputeSection, scratch: Path, *, output: str) -> SpecCluster:
+    """Start a scheduler in this process, and a worker process with its nanny for each device.
+
+    What they print goes to the pipe `output` (`node.output`).
+    """
     devices = find_devices(section)
     threads = section.threads or max(1, len(os.sched_getaffinity(0)) // len(devices))
     scratch.mkdir(parents=True, exist_ok=True)
@@ -93,7 +96,9 @@ def start_workers(section: ComputeSection, scratch: Path) -> SpecCluster:
                 "options": {
                     **options,
                     "env": _environment(device, threads),
-                    "plugins": [WorkerSetup(device=_as_seen(device), scratch=scratch)],
+                    "plugins": [
+                        WorkerSetup(device=_as_seen(device), scratch=scratch, output=output)
+                    ],
                 },
             }
             for device in devices

@@ -39,6 +39,7 @@ from node.cluster import (
 )
 from node.config import ComputeSection
 from node.errors import PerformError
+from node.output import Output
 from node.worker import PerformOutcome, PerformTask, run_task
 from pipelines.errors import PipelineError
 from pipelines.manifest import LimitsSpec, read_manifest
@@ -167,9 +168,10 @@ class Compute:
         if self._section.scheduler:
             return connect_to(self._section.scheduler, self._scratch)
         self._settings.enter_context(dask.config.set(_DASK_WHILE_RUNNING))
+        printed = self._settings.enter_context(Output(self._scratch))
         with dask.config.set(DASK_SETTINGS):
             try:
-                self._cluster = start_workers(self._section, self._scratch)
+                self._cluster = start_workers(self._section, self._scratch, output=printed.path)
             except RuntimeError as error:
                 # Dask's word for a worker that ended before it was there; it has taken the rest down.
                 raise PerformError("worker-died", WORKER_DIED) from error

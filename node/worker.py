@@ -26,6 +26,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from node.filing import file_evidence
 from node.logs import quiet_dicom_libraries
+from node.output import redirect
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import Installation
@@ -113,14 +114,18 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
     #: A second node that connects to the cluster finds it there.
     idempotent = True
 
-    def __init__(self, *, device: str, scratch: Path) -> None:
+    def __init__(self, *, device: str, scratch: Path, output: str = "") -> None:
         self._device = device
+        #: The node's pipe for what is printed (`node.output`); empty in a cluster that somebody else runs.
+        self._output = output
         self.scratch = scratch
         self._loaded: OrderedDict[str, LoadedPipeline] = OrderedDict()
 
     def setup(self, worker: Any) -> None:
         """Called by Dask in each worker process."""
         del worker
+        if self._output:
+            redirect(self._output)
         # Ctrl-C is for the node, which ends its workers itself; and a pipeline's own processes end with its worker.
         with suppress(PermissionError):
             os.setsid()

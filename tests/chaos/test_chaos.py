@@ -26,6 +26,8 @@ from storage.archive import Archive
 from storage.index import Index, instances
 
 SENDERS = 2
+#: Bytes of log for each kill, all told.
+LOG = 1_000_000
 #: However short a run is: each kind on one of the databases.
 ONCE = {
     "sqlite": (Kind.PACS, Kind.LOCK, Kind.DISK, Kind.CLOCK, Kind.DESCRIPTORS),
@@ -90,6 +92,8 @@ def test_the_books_balance(scene: Scene, seed: int, request: pytest.FixtureReque
             timeout_s=60 + 3 * len(ledger.studies),
         )
     assert node.stop() == 0
+    # A flood of 100 MB is no flood of the node's log.
+    assert (node.folder / "node.log").stat().st_size < LOG * max(10, kills)
     config = load(node.config, node.settings)
     with node.index() as index:
         wrong = imbalances(config, Archive(config.archive_url), index, ledger, pacs)
