@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Status
 
 from node.config import ComputeSection
 from node.errors import PerformError
@@ -27,6 +28,8 @@ from node.worker import WorkerSetup
 from pipelines.performing import has_gpu
 
 CONNECT_S = 10.0
+
+log = structlog.get_logger(__name__)
 #: Our own workers listen on this address only.
 _HOST = "127.0.0.1"
 
@@ -104,6 +107,27 @@ def start_workers(section: ComputeSection, scratch: Path, *, output: str) -> Spe
             for device in devices
         },
     )
+
+
+def revive(cluster: SpecCluster) -> None:
+    """Start workers whose nanny gave up.
+
+    Dask ends a nanny that cannot start a process, for want of a descriptor or of memory, and the device would be idle
+    until the node's next start.
+    """
+    if cluster.status is not Status.running:
+        return
+    ended = [
+        name
+        for name, nanny in tuple(cluster.workers.items())
+        if nanny.status in (Status.closed, Status.failed)
+    ]
+    for name in ended:
+        cluster.workers.pop(name, None)
+    if ended:
+        log.warning("workers_started_again", devices=ended)
+        # To as many as there are to be: what is missing is started.
+        cluster.scale(len(cluster.worker_spec))
 
 
 def _security() -> Security:

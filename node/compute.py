@@ -34,6 +34,7 @@ from node.cluster import (
     DASK_SETTINGS,
     connect_to,
     find_devices,
+    revive,
     start_workers,
     use_our_logging,
 )
@@ -41,7 +42,7 @@ from node.config import ComputeSection
 from node.errors import PerformError
 from node.output import Output
 from node.worker import PerformOutcome, PerformTask, run_task
-from pipelines.errors import PipelineError
+from pipelines.errors import ManifestError, PipelineError
 from pipelines.manifest import LimitsSpec, read_manifest
 from storage.errors import ArchiveError
 
@@ -52,6 +53,8 @@ WATCH_S = 0.2
 WATCH_CLUSTER_S = 1.0
 #: How long a task waits while there is no worker at all.
 NO_WORKER_S = 60.0
+#: How often workers that gave up are started anew while a task waits for one.
+REVIVE_S = 2.0
 #: How long `close` waits for canceled runs to end.
 CLOSE_S = 5.0
 WORKER_DIED = "The worker process died: it was killed, ran out of the machine's memory, or crashed in native code."
@@ -113,7 +116,7 @@ class Compute:
         PerformError
             When the run was stopped (table above); another attempt may succeed.
         """
-        limits = read_manifest(task.pipeline_folder).limits
+        limits = _limits(task.pipeline_folder)
         if self._section.memory_mb:
             limits = limits.model_copy(update={"memory_mb": self._section.memory_mb})
         # Before anything that takes time: a cancellation is told once.
@@ -178,6 +181,16 @@ class Compute:
         return Client(self._cluster, set_as_default=False)
 
 
+def _limits(folder: Path) -> LimitsSpec:
+    try:
+        return read_manifest(folder).limits
+    except ManifestError as error:
+        if isinstance(error.__cause__, OSError) and folder.is_dir():
+            # The machine's fault, and not what the manifest says: no descriptor left, for one.
+            raise PerformError("manifest-unreadable", str(error)) from error
+        raise
+
+
 # -- one run --------------------------------------------------------------------------------------
 
 
@@ -186,7 +199,7 @@ def _watch(client: Client, future: Future, limits: LimitsSpec, cancelled: thread
     look_s = WATCH_S if client.cluster is not None else WATCH_CLUSTER_S
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
-    submitted = started = time.monotonic()
+    submitted = started = revived = time.monotonic()
     worker = ""
     while not done.wait(look_s):
         now = time.monotonic()
@@ -195,6 +208,9 @@ def _watch(client: Client, future: Future, limits: LimitsSpec, cancelled: thread
             raise PerformError("canceled", "The run was canceled.")
         if not worker:
             worker, started = _worker_of(client, future), now
+            if not worker and client.cluster is not None and now - revived > REVIVE_S:
+                revive(client.cluster)
+                revived = now
             if not worker and now - submitted > NO_WORKER_S and not client.nthreads():
                 _stop(client, future, worker)
                 raise PerformError("no-worker", f"No worker came up within {NO_WORKER_S:g} s.")

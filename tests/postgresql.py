@@ -48,16 +48,22 @@ def postgresql_server() -> Iterator[Callable[[str], str]]:
         yield server.url
 
 
-@contextmanager
-def serve() -> Iterator[Server]:
-    """A running server; skips the test where the package is missing."""
+def programs() -> Path:
+    """Where the newest server's programs are; skips the test where there are none."""
     found = sorted(_PROGRAMS.glob("*/bin/initdb"))
     if not found:
         pytest.skip("postgresql is not installed")
+    return found[-1].parent
+
+
+@contextmanager
+def serve() -> Iterator[Server]:
+    """A running server; skips the test where the package is missing."""
+    found = programs()
     # Short: a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="osteonode-pg-"))
     try:
-        server = Server(found[-1].parent, folder)
+        server = Server(found, folder)
         server.start()
         try:
             yield server
@@ -92,7 +98,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield f"sqlite:///{path}"
     else:
         template = request.getfixturevalue("postgresql_template")
-        with _database(request.getfixturevalue("postgresql_server"), template) as url:
+        with database(request.getfixturevalue("postgresql_server"), template) as url:
             yield url
 
 
@@ -109,12 +115,13 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'new' / 'index.sqlite'}"
     else:
-        with _database(request.getfixturevalue("postgresql_server"), "template0") as url:
+        with database(request.getfixturevalue("postgresql_server"), "template0") as url:
             yield url
 
 
 @contextmanager
-def _database(server: Callable[[str], str], template: str) -> Iterator[str]:
+def database(server: Callable[[str], str], template: str) -> Iterator[str]:
+    """A database that is gone afterwards; its URL."""
     name = f"test_{secrets.token_hex(6)}"
     _create_database(server, name, template)
     try:

@@ -31,12 +31,12 @@ class Kind(StrEnum):
 KILLS = (Kind.NODE, Kind.WORKER, Kind.BOTH)
 #: How often one is drawn among the others.
 _WEIGHTS = {
-    Kind.NODE: 12,
-    Kind.WORKER: 6,
-    Kind.BOTH: 6,
+    Kind.NODE: 24,
+    Kind.WORKER: 14,
+    Kind.BOTH: 14,
     Kind.PACS: 3,
-    Kind.LOCK: 2,
-    Kind.RESTART: 2,
+    Kind.LOCK: 3,
+    Kind.RESTART: 3,
     Kind.AWAY: 1,
     Kind.DISK: 3,
     Kind.CLOCK: 3,

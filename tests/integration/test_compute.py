@@ -237,6 +237,17 @@ def test_a_series_that_is_no_volume_is_refused(compute: Compute, url: str) -> No
         compute.perform(replace(task, inputs={"ct": task.inputs["ct"][:1]}))
 
 
+def test_a_manifest_that_cannot_be_read_now_may_be_read_later(
+    compute: Compute, url: str, tmp_path: Path
+) -> None:
+    task = replace(make_task(url, "sleeper"), pipeline_folder=tmp_path / "sleeper")
+    # As a machine without descriptors: an error of the system, and no word of the file's.
+    (tmp_path / "sleeper" / "pipeline.toml").mkdir(parents=True)
+    with pytest.raises(PerformError) as refused:
+        compute.perform(task)
+    assert refused.value.code == "manifest-unreadable"
+
+
 def test_a_file_that_is_gone_is_the_archives_fault(compute: Compute, url: str) -> None:
     task = make_task(url)
     Archive(url).delete(task.inputs["ct"][0])
