@@ -218,6 +218,14 @@ def test_a_crash_says_where_and_never_who(compute: Compute, url: str) -> None:
     assert "Patient" not in str(caught.value)
 
 
+def test_a_machine_without_descriptors_is_no_fault_of_the_pipeline(
+    compute: Compute, url: str
+) -> None:
+    # An ArchiveError is tried again, a PipelineError is final.
+    with pytest.raises(ArchiveError, match="Too many open files"):
+        compute.perform(make_task(url, "buggy", parameters={"bug": "descriptors"}))
+
+
 def test_a_result_that_breaks_the_contract_is_refused(compute: Compute, url: str) -> None:
     with pytest.raises(ManifestError, match="grid") as caught:
         compute.perform(make_task(url, "buggy", parameters={"bug": "shape"}))
