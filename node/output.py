@@ -31,8 +31,11 @@ log = structlog.get_logger(__name__)
 
 def redirect(path: str) -> None:
     """In a worker: standard output and error of this process, and of what it starts, go to the pipe."""
-    with suppress(OSError):  # a file system without pipes: they stay what they were
-        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    # A file system without pipes, or nobody at the other end: they stay what they were.
+    with suppress(OSError):
+        # Or this would wait until somebody reads; what is written shall wait.
+        file = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(file, True)
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
@@ -53,17 +56,18 @@ class Output:
         self.path = str(folder / _NAME)
         self._budget = Budget(elapsed)
         self._stopped = threading.Event()
-        folder.mkdir(parents=True, exist_ok=True)
-        Path(self.path).unlink(missing_ok=True)
         self._file = -1
         with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            Path(self.path).unlink(missing_ok=True)
             os.mkfifo(self.path, 0o600)
             # For writing as well: else it would be at its end whenever no worker is there.
             self._file = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._read, name="worker-output", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._file >= 0:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -73,17 +77,21 @@ class Output:
         traceback: TracebackType | None,
     ) -> None:
         self._stopped.set()
-        self._thread.join()
         if self._file >= 0:
+            self._thread.join()
             os.close(self._file)
-        Path(self.path).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(self.path).unlink(missing_ok=True)
 
     def _read(self) -> None:
         rest = b""
-        while self._file >= 0 and not self._stopped.is_set():
+        # Not `select`, which knows no descriptor above 1023.
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        while not self._stopped.is_set():
             if dropped := self._budget.renew():
                 log.warning("worker_output_dropped", bytes=dropped)
-            if not select.select([self._file], [], [], _LOOK_S)[0]:
+            if not poll.poll(_LOOK_S * 1000):
                 continue
             *lines, rest = (rest + os.read(self._file, _PIECE)).split(b"\n")
             for line in lines:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from nodes import wait_for
 from structlog.testing import capture_logs
 
@@ -64,7 +63,14 @@ def test_a_budget_is_of_a_window() -> None:
     assert budget.take(1)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_that_nobody_reads_is_left_alone(tmp_path: Path) -> None:
+    pipe = tmp_path / "worker-output"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", PRINT, str(pipe), "0"]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=True)
+    assert done.stdout.startswith(b"one\n")
+
+
 def test_a_pipe_that_a_killed_node_left_is_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "worker-output")
     with capture_logs() as lines, Output(tmp_path) as output:
