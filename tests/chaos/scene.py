@@ -30,10 +30,11 @@ SETTINGS = {
 _HOURS = 6
 #: What the log says of a run in a mood.
 _ENDS = {
-    Kind.HANG: ("hang", "time-limit"),
-    Kind.LEAK: ("leak", "memory-limit"),
-    Kind.SEGFAULT: ("segfault", "worker-died"),
-    Kind.FLOOD: ("flood", "workitem_completed"),
+    Kind.HANG: ("hang", ("time-limit",)),
+    # Or by its time, where the machine is too busy to give it memory fast enough.
+    Kind.LEAK: ("leak", ("memory-limit", "time-limit")),
+    Kind.SEGFAULT: ("segfault", ("worker-died",)),
+    Kind.FLOOD: ("flood", ("workitem_completed", "time-limit")),
 }
 _DATABASE = {Kind.RESTART, Kind.AWAY}
 
@@ -121,7 +122,7 @@ class Scene:
         log = Log(self.node.folder / "node.log")
         self.mood.write_text(mood, encoding="ascii")
         try:
-            wait_for(f"a run to {mood}", lambda: log.says(said), 90)
+            wait_for(f"a run to {mood}", lambda: log.says(*said), 120)
         finally:
             self.mood.unlink()
 
@@ -143,14 +144,15 @@ class Log:
         self._read = path.stat().st_size
         self._last = b""
 
-    def says(self, word: str) -> bool:
-        """Whether it said so since it was asked before."""
+    def says(self, *words: str) -> bool:
+        """Whether it said one of them since it was asked before."""
         with self._path.open("rb") as log:
             log.seek(self._read)
             new = log.read()
         self._read += len(new)
-        found = word.encode() in self._last + new
-        self._last = b"" if found else new[-len(word) :]
+        text = self._last + new
+        found = any(word.encode() in text for word in words)
+        self._last = b"" if found else text[-max(map(len, words)) :]
         return found
 
 

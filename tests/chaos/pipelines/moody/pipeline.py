@@ -64,7 +64,7 @@ def _leak() -> None:
     held = []
     for _ in range(60):
         held.append(np.ones(50_000_000, np.uint8))
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def _flood() -> None:
