@@ -28,6 +28,8 @@ class ConfinedWorker(Worker):  # type: ignore[misc]
         Where Dask makes the worker's folder, which temporary files go to.
     may_write
         Further folders that may be written to.
+    output
+        The pipe for what is printed (`node.output`), where there is one.
     """
 
     def __init__(
@@ -37,13 +39,15 @@ class ConfinedWorker(Worker):  # type: ignore[misc]
         nanny: str,
         local_directory: str,
         may_write: Sequence[Path] = (),
+        output: Path | None = None,
         **kwargs: Any,
     ) -> None:
         folders = [Path(local_directory), *may_write]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         _temporary_files_in(local_directory)
-        confine(folders=folders, ports=_ports(scheduler_ip, nanny))
+        pipes = [output] if output is not None and output.exists() else []
+        confine(folders=folders, pipes=pipes, ports=_ports(scheduler_ip, nanny))
         super().__init__(
             scheduler_ip, *args, nanny=nanny, local_directory=local_directory, **kwargs
         )

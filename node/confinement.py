@@ -1,8 +1,9 @@
 """Walls around the processes that pipelines run in: Landlock, where the kernel has it.
 
-A worker reads files as before. It writes to its own folder, to `/dev` (shared memory, the GPU) and to its own `/proc`;
-it connects to its scheduler and its nanny; it signals nobody but what it started. All that it starts is held alike,
-and nothing takes a wall down again (PR_SET_NO_NEW_PRIVS). What the kernel lacks is left out:
+A worker reads files as before. It writes to its own folder, to `/dev` (shared memory, the GPU), to its own `/proc` and
+into the pipe for what it prints; it connects to its scheduler and its nanny; it signals nobody but what it started.
+All that it starts is held alike, and nothing takes a wall down again (PR_SET_NO_NEW_PRIVS). What the kernel lacks is
+left out:
 
     Linux 5.13  files       6.2  truncation       6.7  TCP       6.12  signals, abstract sockets       later  UDP
 """
@@ -80,7 +81,9 @@ def describe_walls(section: ComputeSection) -> str:
     return str(find_walls()) if section.confine else "no: [compute] confine = false"
 
 
-def confine(*, folders: Iterable[Path], ports: Iterable[int]) -> None:
+def confine(
+    *, folders: Iterable[Path], pipes: Iterable[Path] = (), ports: Iterable[int]
+) -> None:
     """Hold this process, from now on: called in its main thread, before it has threads that matter.
 
     Nothing happens where the kernel cannot (`find_walls`). Threads that are there already stay free before Linux has
@@ -90,6 +93,8 @@ def confine(*, folders: Iterable[Path], ports: Iterable[int]) -> None:
     ----------
     folders
         Where files may be made, changed and removed; they must be there.
+    pipes
+        What may be written to outside of them, and not be removed; they must be there.
     ports
         TCP ports that may be connected to, at any address: Landlock knows no addresses.
 
@@ -107,6 +112,8 @@ def confine(*, folders: Iterable[Path], ports: Iterable[int]) -> None:
     ) as rules:
         for folder in (*folders, *filter(Path.exists, _OF_THE_SYSTEM)):
             rules.allow_path(folder, _WRITING)
+        for pipe in pipes:
+            rules.allow_path(pipe, AccessFS.WRITE_FILE)
         for port in ports:
             rules.allow_port(port, AccessNet.CONNECT_TCP)
         # Port 0: any that the kernel chooses, as Dask lets it.

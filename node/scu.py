@@ -474,7 +474,8 @@ def _send_one(
         _log.error("file_unreadable", sop_instance_uid=item.sop_instance_uid, reason=str(error))
         return SendStatus(
             item=item,
-            outcome=Outcome.PERMANENT,
+            # What the machine refuses now (no descriptor left, a file system away) it may grant later.
+            outcome=Outcome.RETRY if isinstance(error, OSError) else Outcome.PERMANENT,
             status=None,
             message=f"The file cannot be read: {error}.",
         )

@@ -27,6 +27,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from migrations.commands import current, upgrade
 from node import asking, calendar, confirming, lifecycle
+from node.clockwatch import ClockWatch
 from node.compute import Compute
 from node.config import Config, withhold_secrets
 from node.confinement import describe_walls
@@ -144,6 +145,7 @@ class Service:
             cancel=self._compute.cancel,
             send=partial(send, config=config, dialer=Dialer(config.tls)),
         )
+        self._clock = ClockWatch(self._index, actor=self._parts.owner)
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._sending: set[str] = set()
         self._asked: set[str] = set()
@@ -184,6 +186,7 @@ class Service:
         """Listen, take back what a killed process held, begin."""
         # First the listener: a second node on this port ends here, before it takes claims that are not its own.
         self._scp.start()
+        self._clock.begin()
         taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
         commitments.release(self._index, owner=self._parts.owner)
@@ -256,6 +259,7 @@ class Service:
     # -- one step of each loop --------------------------------------------------------------------
 
     def _evaluate(self) -> bool:
+        self._clock.look()
         # Looked at again every `POLL_S`: quiet is a time, and no timer must be remembered.
         lifecycle.evaluate(self._parts, now=utcnow())
         self._plan_wake()

@@ -7,6 +7,7 @@ loaded in `WorkerSetup`, one object per worker process, keyed by their folder an
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import logging
 import os
@@ -30,6 +31,7 @@ from node.confined import ConfinedWorker
 from node.confinement import stop_listening
 from node.filing import OUTBOX, file_evidence, local_inputs
 from node.logs import quiet_dicom_libraries
+from node.output import redirect
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import Installation
@@ -42,6 +44,11 @@ from storage.model import Evidence, Finding, MeasurementRow, Parameters, Prior
 
 #: Pipelines kept loaded in one worker; the one used longest ago goes.
 LOADED_AT_MOST = 6
+#: Of the machine as it is now, and not of the task: no descriptor, no room, a file system that is away.
+_PASSING = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE),
+}
 #: linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
@@ -122,13 +129,17 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
     #: A second node that connects to the cluster finds it there.
     idempotent = True
 
-    def __init__(self, *, device: str, scratch: Path) -> None:
+    def __init__(self, *, device: str, scratch: Path, output: str = "") -> None:
         self._device = device
+        #: The node's pipe for what is printed (`node.output`); empty in a cluster that somebody else runs.
+        self._output = output
         self.scratch = scratch
         self._loaded: OrderedDict[str, LoadedPipeline] = OrderedDict()
 
     def setup(self, worker: Any) -> None:
         """Called by Dask in each worker process, when it listens and has no task yet."""
+        if self._output:
+            redirect(self._output)
         self.scratch = Path(worker.local_directory)
         if isinstance(worker, ConfinedWorker):
             stop_listening()
@@ -171,9 +182,13 @@ def perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
     """
     try:
         return _perform_task(task, setup)
-    except (PipelineError, ArchiveError, MemoryError):
+    except (ArchiveError, MemoryError):
         raise
     except Exception as error:
+        if (refused := _refusal_of_the_machine(error)) is not None:
+            raise ArchiveError(f"The worker's machine failed: {refused}.") from error
+        if isinstance(error, PipelineError):
+            raise
         # The top of this process's work: whatever it is must reach the index, or the workitem would never end.
         raise PipelineError(_describe(error), code="worker-error") from error
 
@@ -247,6 +262,15 @@ def _content(folder: Path) -> str:
         with suppress(OSError):  # what is missing is told by reading it
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def _refusal_of_the_machine(error: BaseException | None) -> str | None:
+    """What the operating system said, where it may say otherwise later; whoever wrapped it took it for an answer."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _describe(error: Exception) -> str:

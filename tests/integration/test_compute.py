@@ -228,6 +228,14 @@ def test_a_crash_says_where_and_never_who(compute: Compute, url: str) -> None:
     assert "Patient" not in str(caught.value)
 
 
+def test_a_machine_without_descriptors_is_no_fault_of_the_pipeline(
+    compute: Compute, url: str
+) -> None:
+    # An ArchiveError is tried again, a PipelineError is final.
+    with pytest.raises(ArchiveError, match="Too many open files"):
+        compute.perform(make_task(url, "buggy", parameters={"bug": "descriptors"}))
+
+
 def test_a_result_that_breaks_the_contract_is_refused(compute: Compute, url: str) -> None:
     with pytest.raises(ManifestError, match="grid") as caught:
         compute.perform(make_task(url, "buggy", parameters={"bug": "shape"}))
@@ -245,6 +253,17 @@ def test_a_series_that_is_no_volume_is_refused(compute: Compute, url: str) -> No
 
     with pytest.raises(InputError):
         compute.perform(replace(task, inputs={"ct": task.inputs["ct"][:1]}))
+
+
+def test_a_manifest_that_cannot_be_read_now_may_be_read_later(
+    compute: Compute, url: str, tmp_path: Path
+) -> None:
+    task = replace(make_task(url, "sleeper"), pipeline_folder=tmp_path / "sleeper")
+    # As a machine without descriptors: an error of the system, and no word of the file's.
+    (tmp_path / "sleeper" / "pipeline.toml").mkdir(parents=True)
+    with pytest.raises(PerformError) as refused:
+        compute.perform(task)
+    assert refused.value.code == "manifest-unreadable"
 
 
 def test_a_file_that_is_gone_is_the_archives_fault(compute: Compute, url: str) -> None:

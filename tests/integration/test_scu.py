@@ -227,6 +227,13 @@ def test_deflated_goes_out_deflated_where_taken(pacs: Pacs, tmp_path: Path) -> N
     assert pacs.files[0].data == data_of(path)
 
 
+def test_a_file_that_cannot_be_read_now_is_tried_again(pacs: Pacs, tmp_path: Path) -> None:
+    item = read_item(save(make_instance(), tmp_path))
+    item.path.unlink()
+    (status,) = send(pacs.destination, [item], calling_ae="OSTEONODE", timeout_s=5)
+    assert (status.outcome, pacs.received) == (Outcome.RETRY, [])
+
+
 def test_a_syntax_the_peer_does_not_take_is_permanent_for_that_one(tmp_path: Path) -> None:
     plain = save(make_instance(), tmp_path)
     compressed = make_instance(instance=2)
