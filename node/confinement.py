@@ -81,9 +81,7 @@ def describe_walls(section: ComputeSection) -> str:
     return str(find_walls()) if section.confine else "no: [compute] confine = false"
 
 
-def confine(
-    *, folders: Iterable[Path], pipes: Iterable[Path] = (), ports: Iterable[int]
-) -> None:
+def confine(*, folders: Iterable[Path], pipes: Iterable[Path] = (), ports: Iterable[int]) -> None:
     """Hold this process, from now on: called in its main thread, before it has threads that matter.
 
     Nothing happens where the kernel cannot (`find_walls`). Threads that are there already stay free before Linux has
