@@ -316,7 +316,8 @@ def _unreadable(item: SendItem, error: Exception) -> SendStatus:
     )
     return SendStatus(
         item=item,
-        outcome=Outcome.PERMANENT,
+        # As for a remote AE: what the machine refuses now it may grant later.
+        outcome=Outcome.RETRY if isinstance(error, OSError) else Outcome.PERMANENT,
         status=None,
         message=f"The file cannot be read: {type(error).__name__}.",
     )

@@ -236,11 +236,13 @@ def test_a_service_that_is_not_there_is_retried(tmp_path: Path) -> None:
     assert told[0].message == f"PACS ({place.url}) cannot be reached."
 
 
-def test_a_file_that_is_gone_holds_up_no_other(archive: WebArchive, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_now_is_tried_again_and_holds_up_no_other(
+    archive: WebArchive, tmp_path: Path
+) -> None:
     items = make_items(tmp_path)
     items[1].path.unlink()
     told = stow.send(to(archive), items, config=make_config(tmp_path))
-    assert outcomes(told) == [Outcome.DELIVERED, Outcome.PERMANENT, Outcome.DELIVERED]
+    assert outcomes(told) == [Outcome.DELIVERED, Outcome.RETRY, Outcome.DELIVERED]
     assert "cannot be read" in told[1].message
 
 
