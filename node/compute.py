@@ -142,6 +142,11 @@ class Compute:
         try:
             _watch(client, future, limits, cancelled)
             return _result(future)
+        except PerformError as error:
+            if cancelled.is_set():
+                # Whatever ended it first: no attempt is lost, and none waits for its turn.
+                raise _canceled() from error
+            raise
         finally:
             future.release()
 
@@ -232,7 +237,7 @@ def _watch(client: Client, future: Future, limits: LimitsSpec, cancelled: thread
         now = time.monotonic()
         if cancelled.is_set():
             _stop(client, future, worker or _worker_of(client, future))
-            raise PerformError("canceled", "The run was canceled.")
+            raise _canceled()
         if not worker:
             worker, started = _worker_of(client, future), now
             if not worker and client.cluster is not None and now - revived > REVIVE_S:
@@ -258,6 +263,10 @@ def _watch(client: Client, future: Future, limits: LimitsSpec, cancelled: thread
                 f"The worker held {resident} MB, more than the limit of {limits.memory_mb} MB (limits.memory_mb of the "
                 f"pipeline, [compute] memory_mb), and was stopped.",
             )
+
+
+def _canceled() -> PerformError:
+    return PerformError("canceled", "The run was canceled.")
 
 
 def _result(future: Future) -> PerformOutcome:

@@ -364,6 +364,21 @@ def test_a_run_can_be_cancelled_while_its_workers_start(tmp_path: Path, url: str
     assert caught.value.code == "canceled"
 
 
+def test_a_cancelled_run_whose_worker_dies_was_cancelled(
+    compute: Compute, scratch: Path, url: str
+) -> None:
+    """As when the node stops: it counts no attempt, and the next start takes it up at once."""
+    pid = compute.perform(make_task(url)).pid
+    running = _in_background(compute, scratch, url)
+    compute.cancel("2.25.1234567890")
+    os.kill(pid, signal.SIGKILL)
+
+    error = running.exception(timeout=20)
+    assert isinstance(error, PerformError)
+    assert error.code == "canceled"
+    assert compute.perform(make_task(url)).evidence
+
+
 def test_a_cancelled_run_ends_now(compute: Compute, scratch: Path, url: str) -> None:
     running = _in_background(compute, scratch, url)
     compute.cancel("2.25.1234567890")
