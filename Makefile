@@ -12,8 +12,8 @@ PEERS := dcmtk dicom3tools orthanc orthanc-dicomweb postgresql poppler-utils nod
 JOBS ?= 2
 # In a process of its own: what drives a browser leaves its traces in one. Exit status 5: no test was selected.
 VIEWER := tests/peers/test_viewer.py
-# Kills of a chaos run
-KILLS ?= 200
+# Kills of a chaos run, on SQLite and again on PostgreSQL
+KILLS ?= 100
 # Further options of pytest: make test PYTEST='-k routing'
 PYTEST ?=
 
@@ -34,8 +34,8 @@ test: check peers ## Everything that can be checked: lint, types, tests with rea
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore $(VIEWER) $(PYTEST)
 	$(BIN)/pytest $(VIEWER) $(PYTEST) || [ $$? -eq 5 ]
 
-chaos: $(INSTALLED) ## A node killed 200 times while it works; SEED=number makes a run again
-	$(BIN)/pytest tests/chaos -s --chaos-kills $(KILLS) $(if $(SEED),--chaos-seed $(SEED)) $(PYTEST)
+chaos: $(INSTALLED) ## A node killed 200 times while it works, among other blows (KILLS=100 on each database, SEED=number)
+	$(BIN)/pytest tests/chaos/test_chaos.py -s --chaos-kills $(KILLS) $(if $(SEED),--chaos-seed $(SEED)) $(PYTEST)
 
 fuzz: $(INSTALLED) ## A long campaign of broken conversations and files (INPUTS=100000 SEED=1 FILES=folder ONLY=number)
 	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign --inputs $(INPUTS) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) \

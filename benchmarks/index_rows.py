@@ -129,7 +129,7 @@ class Loader:
                         copy.write_row(row)
             return
         marks = ", ".join("?" * len(columns))
-        statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
+        statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608 - ours
         with self._index.begin() as connection:
             connection.exec_driver_sql(statement, [tuple(map(_as_sqlite, row)) for row in rows])
 

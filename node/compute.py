@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,14 +35,18 @@ from node.cluster import (
     DASK_SETTINGS,
     connect_to,
     find_devices,
+    revive,
     start_workers,
     use_our_logging,
 )
 from node.config import ComputeSection
 from node.errors import PerformError
+from node.filing import local_inputs, take_over
+from node.output import Output
 from node.worker import PerformOutcome, PerformTask, run_task
-from pipelines.errors import PipelineError
+from pipelines.errors import ManifestError, PipelineError
 from pipelines.manifest import LimitsSpec, read_manifest
+from storage.archive import Archive
 from storage.errors import ArchiveError
 
 __all__ = ["Compute", "PerformOutcome", "PerformTask"]
@@ -51,6 +56,8 @@ WATCH_S = 0.2
 WATCH_CLUSTER_S = 1.0
 #: How long a task waits while there is no worker at all.
 NO_WORKER_S = 60.0
+#: How often workers that gave up are started anew while a task waits for one.
+REVIVE_S = 2.0
 #: How long `close` waits for canceled runs to end.
 CLOSE_S = 5.0
 WORKER_DIED = "The worker process died: it was killed, ran out of the machine's memory, or crashed in native code."
@@ -112,23 +119,52 @@ class Compute:
         PerformError
             When the run was stopped (table above); another attempt may succeed.
         """
-        limits = read_manifest(task.pipeline_folder).limits
+        limits = _limits(task.pipeline_folder)
         if self._section.memory_mb:
             limits = limits.model_copy(update={"memory_mb": self._section.memory_mb})
         # Before anything that takes time: a cancellation is told once.
         cancelled = self._running[task.workitem_uid] = threading.Event()
         try:
-            client = self._started()
-            future = client.submit(
-                run_task, task, key=f"{task.workitem_uid}-{uuid.uuid4().hex}", pure=False, retries=0
-            )
-            try:
-                _watch(client, future, limits, cancelled)
-                return _result(future)
-            finally:
-                future.release()
+            if self._section.scheduler:
+                return self._run(task, limits, cancelled)
+            return self._run_beside_the_archive(task, limits, cancelled)
         finally:
-            del self._running[task.workitem_uid]
+            # Not `del`: after a jump of the clock, a claim that ran out is held twice for a moment.
+            self._running.pop(task.workitem_uid, None)
+
+    def _run(
+        self, task: PerformTask, limits: LimitsSpec, cancelled: threading.Event
+    ) -> PerformOutcome:
+        client = self._started()
+        future = client.submit(
+            run_task, task, key=f"{task.workitem_uid}-{uuid.uuid4().hex}", pure=False, retries=0
+        )
+        try:
+            _watch(client, future, limits, cancelled)
+            return _result(future)
+        except PerformError as error:
+            if cancelled.is_set():
+                # Whatever ended it first: no attempt is lost, and none waits for its turn.
+                raise _canceled() from error
+            raise
+        finally:
+            future.release()
+
+    def _run_beside_the_archive(
+        self, task: PerformTask, limits: LimitsSpec, cancelled: threading.Event
+    ) -> PerformOutcome:
+        """Our own workers need no archive, which a pipeline could change: files are laid out for them, and filed."""
+        archive = Archive(task.archive_url)
+        with local_inputs(archive, task.inputs, scratch=self._scratch) as files:
+            outcome = self._run(replace(task, archive_url="", files=files), limits, cancelled)
+        if outcome.outbox is None:
+            return outcome
+        began = time.perf_counter()
+        take_over(archive, outcome.evidence, outcome.outbox, scratch=self._scratch)
+        timings = dict(outcome.timings)
+        if timings:
+            timings["archive"] = round(timings["archive"] + time.perf_counter() - began, 3)
+        return replace(outcome, outbox=None, timings=timings)
 
     def cancel(self, workitem_uid: str) -> None:
         """Stop a running workitem by ending its worker; nothing happens when it does not run here."""
@@ -167,13 +203,24 @@ class Compute:
         if self._section.scheduler:
             return connect_to(self._section.scheduler, self._scratch)
         self._settings.enter_context(dask.config.set(_DASK_WHILE_RUNNING))
+        printed = self._settings.enter_context(Output(self._scratch))
         with dask.config.set(DASK_SETTINGS):
             try:
-                self._cluster = start_workers(self._section, self._scratch)
+                self._cluster = start_workers(self._section, self._scratch, output=printed.path)
             except RuntimeError as error:
                 # Dask's word for a worker that ended before it was there; it has taken the rest down.
                 raise PerformError("worker-died", WORKER_DIED) from error
         return Client(self._cluster, set_as_default=False)
+
+
+def _limits(folder: Path) -> LimitsSpec:
+    try:
+        return read_manifest(folder).limits
+    except ManifestError as error:
+        if isinstance(error.__cause__, OSError) and folder.is_dir():
+            # The machine's fault, and not what the manifest says: no descriptor left, for one.
+            raise PerformError("manifest-unreadable", str(error)) from error
+        raise
 
 
 # -- one run --------------------------------------------------------------------------------------
@@ -184,15 +231,18 @@ def _watch(client: Client, future: Future, limits: LimitsSpec, cancelled: thread
     look_s = WATCH_S if client.cluster is not None else WATCH_CLUSTER_S
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
-    submitted = started = time.monotonic()
+    submitted = started = revived = time.monotonic()
     worker = ""
     while not done.wait(look_s):
         now = time.monotonic()
         if cancelled.is_set():
             _stop(client, future, worker or _worker_of(client, future))
-            raise PerformError("canceled", "The run was canceled.")
+            raise _canceled()
         if not worker:
             worker, started = _worker_of(client, future), now
+            if not worker and client.cluster is not None and now - revived > REVIVE_S:
+                revive(client.cluster)
+                revived = now
             if not worker and now - submitted > NO_WORKER_S and not client.nthreads():
                 _stop(client, future, worker)
                 raise PerformError("no-worker", f"No worker came up within {NO_WORKER_S:g} s.")
@@ -213,6 +263,10 @@ def _watch(client: Client, future: Future, limits: LimitsSpec, cancelled: thread
                 f"The worker held {resident} MB, more than the limit of {limits.memory_mb} MB (limits.memory_mb of the "
                 f"pipeline, [compute] memory_mb), and was stopped.",
             )
+
+
+def _canceled() -> PerformError:
+    return PerformError("canceled", "The run was canceled.")
 
 
 def _result(future: Future) -> PerformOutcome:

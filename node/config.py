@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -84,6 +84,18 @@ WORKLISTS_EXAMPLE = """\
 # code = "FEMUR^99HOSPITAL"
 # pipeline = "qct_femur"          # or a pipeline, with its destinations
 # to = ["PACS"]
+"""
+
+
+#: How `[delivery] web` is written.
+WEB_EXAMPLE = """\
+# [delivery.web.PACS]             # for `osteonode destinations add PACS --web https://pacs.example.org/dicom-web`
+# token_file = "pacs.token"       # a bearer token, read again for each request
+# user = "osteonode"              # or a user, with password_file = "pacs.password"
+# certificate = "node.crt"        # or a client certificate, with key = "node.key"
+# ca = "hospital.crt"             # who signs its certificate; empty: the system's authorities
+# token and password may stand here instead of their files; best from the environment:
+# OSTEONODE_DELIVERY__WEB='{"PACS": {"token": "..."}}'
 """
 
 
@@ -241,6 +253,11 @@ class TlsSection(_Section):
         "",
         description="Certificates of the authorities that sign those of peers; empty: the system's, for destinations.",
     )
+    crl_file: str = Field(
+        "",
+        description="Revocation lists (CRL), one of each of these authorities: who is on one, or whose authority has "
+        "no valid one, is refused; empty: not asked.",
+    )
     mutual: bool = Field(
         True, description="Accept only peers that show a certificate of these authorities."
     )
@@ -262,6 +279,8 @@ class TlsSection(_Section):
             raise ValueError(
                 "mutual needs authorities: whose certificates are accepted; or set mutual = false"
             )
+        if self.crl_file and not self.authorities:
+            raise ValueError("crl_file needs authorities: those whose lists it holds")
         if self.only and not self.listens:
             raise ValueError("only needs certificate, key and port: else nothing could come in")
         return self
@@ -366,6 +385,11 @@ class ComputeSection(_Section):
         {},
         description="Most runs of a pipeline at once, as { ct_trunk_muscle = 1 }, by all nodes on one index; 0: none.",
     )
+    confine: bool = Field(
+        True,
+        description="Keep pipelines on this machine from the network, and from changing files, where the kernel can "
+        "(Linux 6.7, Landlock).",
+    )
 
 
 class EvidenceSection(_Section):
@@ -398,6 +422,37 @@ class EvidenceSection(_Section):
         return found
 
 
+Url = Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
+
+
+class WebSetting(_Section):
+    """Who we are to a DICOMweb service, and how we know it."""
+
+    token_file: Path | None = Field(None, description="File with a bearer token.")
+    token: SecretStr = Field(SecretStr(""), description="The token, where there is no file.")
+    user: str = Field("", pattern=r"^[^:]*$", description="User name (HTTP Basic).")
+    password_file: Path | None = Field(None, description="File with the password of the user.")
+    password: SecretStr = Field(SecretStr(""), description="It, where there is no file.")
+    certificate: Path | None = Field(None, description="Our client certificate, PEM.")
+    key: Path | None = Field(None, description="Its private key, PEM.")
+    ca: Path | None = Field(None, description="Who signs its certificate, PEM.")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        has_token = self.token_file is not None or bool(self.token.get_secret_value())
+        has_password = self.password_file is not None or bool(self.password.get_secret_value())
+        if has_token and self.user:
+            raise ValueError("give a token or a user: both are sent in the same header")
+        if has_password and not self.user:
+            raise ValueError("a password needs its user")
+        if self.key is not None and self.certificate is None:
+            raise ValueError("a key needs its certificate")
+        return self
+
+
+_Web = TypeVar("_Web", bound=WebSetting)
+
+
 class DeliverySection(_Section):
     """How evidence goes out."""
 
@@ -419,13 +474,17 @@ class DeliverySection(_Section):
     commit_deadline_s: float = Field(
         3600.0,
         gt=0,
-        description="Seconds to wait for a storage commitment report; then what was sent is read back by C-FIND.",
+        description="Seconds to wait for a storage commitment report; then what was sent is read back by C-FIND "
+        "(QIDO-RS where the destination is a DICOMweb service).",
+    )
+    web: Mapping[DestinationName, WebSetting] = Field(
+        {},
+        description="Who we are to destinations that are DICOMweb services, as [delivery.web.NAME].",
     )
 
 
 #: Value and coding scheme of a code: PS3.5 Table 6.2-1, SH.
 CodeText = Annotated[str, Field(pattern=r"^[^\\^]{1,64}\^[^\\^]{1,16}$")]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
 
 
 class WorkSetting(_Section):
@@ -443,15 +502,11 @@ class WorkSetting(_Section):
         return self
 
 
-class WorklistSetting(_Section):
+class WorklistSetting(WebSetting):
     """A worklist of Unified Procedure Steps (PS3.18 11)."""
 
     url: Url = Field(description="URL of its DICOMweb services; workitems are under /workitems.")
     work: tuple[WorkSetting, ...] = Field(min_length=1, description="Which steps are ours.")
-    token_file: Path | None = Field(None, description="File with a bearer token.")
-    certificate: Path | None = Field(None, description="Our client certificate, PEM.")
-    key: Path | None = Field(None, description="Its private key, PEM.")
-    ca: Path | None = Field(None, description="Who signs its certificate, PEM.")
     retrieve_url: Url | Literal[""] = Field("", description="WADO-RS; empty: url.")
     station: CodeText | Literal[""] = Field("", description="Our Scheduled Station Name Code.")
     poll_s: float = Field(30.0, gt=0, description="Seconds between two looks.")
@@ -670,6 +725,7 @@ _TABLES = {
     "settings": SETTINGS_EXAMPLE,
     "profiles": PROFILES_EXAMPLE,
     "worklists": WORKLISTS_EXAMPLE,
+    "web": WEB_EXAMPLE,
 }
 
 
@@ -706,14 +762,22 @@ def _anchored(config: Config, folder: Path) -> Config:
     own = tuple(folder / one for one in config.pipelines.folders)
     pipelines = config.pipelines.model_copy(update={"folders": own})
     ups = UpsSection(
-        worklists={name: _worklist_at(one, folder) for name, one in config.ups.worklists.items()}
+        worklists={name: _web_at(one, folder) for name, one in config.ups.worklists.items()}
     )
-    files = ("certificate", "key", "key_password_file", "authorities")
+    web = {name: _web_at(one, folder) for name, one in config.delivery.web.items()}
+    delivery = config.delivery.model_copy(update={"web": web})
+    files = ("certificate", "key", "key_password_file", "authorities", "crl_file")
     named = {name: getattr(config.tls, name) for name in files}
     tls = config.tls.model_copy(
         update={name: str(folder / path) for name, path in named.items() if path}
     )
-    update: dict[str, Any] = {"node": node, "tls": tls, "pipelines": pipelines, "ups": ups}
+    update: dict[str, Any] = {
+        "node": node,
+        "tls": tls,
+        "pipelines": pipelines,
+        "ups": ups,
+        "delivery": delivery,
+    }
     if file := config.storage.database_password_file:
         update["storage"] = config.storage.model_copy(
             update={"database_password_file": str(folder / file)}
@@ -721,10 +785,10 @@ def _anchored(config: Config, folder: Path) -> Config:
     return config.model_copy(update=update)
 
 
-def _worklist_at(worklist: WorklistSetting, folder: Path) -> WorklistSetting:
-    files = ("token_file", "certificate", "key", "ca")
-    named = {name: getattr(worklist, name) for name in files}
-    return worklist.model_copy(
+def _web_at(setting: _Web, folder: Path) -> _Web:
+    files = ("token_file", "password_file", "certificate", "key", "ca")
+    named = {name: getattr(setting, name) for name in files}
+    return setting.model_copy(
         update={name: folder / path for name, path in named.items() if path is not None}
     )
 
@@ -770,7 +834,7 @@ def _explain(error: ValidationError) -> str:
             places.append(
                 f'{key}: takes a list, as ["..."] (of tables: a heading in [[...]]), not {item["input"]!r}'
             )
-        elif key.startswith("storage."):
+        elif key.startswith(("storage.", "delivery.web", "ups.")):
             # What is wrong may be, or hold, a password.
             places.append(f"{key}: {item['msg']}")
         else:

@@ -3,6 +3,7 @@
     open        all of a workitem's evidence was sent to a destination: a transaction, in the index
     ask         N-ACTION; the report comes as N-EVENT-REPORT, now, later or never     (node.commitment)
     read back   no report in time, or no such service: C-FIND for each instance       (node.query)
+                what went out by STOW-RS: QIDO-RS, at once                             (node.qido)
 
 A step may run twice: a request that was answered but not recorded is made again under the same Transaction UID.
 """
@@ -16,7 +17,7 @@ from datetime import datetime, timedelta
 import structlog
 from pydicom.uid import generate_uid
 
-from node import query
+from node import qido, query
 from node.backoff import backoff
 from node.claims import LEASE_S, renewed
 from node.commitment import DUPLICATE_INVOCATION, RETRY, SUCCESS, Report, Request, ask
@@ -96,6 +97,10 @@ def _ask(config: Config, index: Index, remote: Destination, wanted: Sequence[Com
         del pending[uid]
     if not requests:
         return
+    if remote.is_web:
+        for one in pending.values():
+            commitments.read_from(index, one, deadline=one.deadline, reason="")
+        return
     settings = config.delivery
     try:
         for request, status in ask(
@@ -158,7 +163,7 @@ def _read_back(config: Config, index: Index, remote: Destination, one: Commitmen
         one.transaction_uid,
         committed=sought & held,
         failed=dict.fromkeys(missing, NO_SUCH_INSTANCE) if is_late else {},
-        source="read back by C-FIND",
+        source=f"read back by {_way(remote)}",
         now=now,
     )
     log.log(
@@ -170,11 +175,17 @@ def _read_back(config: Config, index: Index, remote: Destination, one: Commitmen
         missing=len(missing),
     )
     if missing and not is_late:
-        _try_later(config, index, one, f"{len(missing)} instances are not found by C-FIND.")
+        _try_later(config, index, one, f"{len(missing)} instances are not found by {_way(remote)}.")
+
+
+def _way(remote: Destination) -> str:
+    return "QIDO-RS" if remote.is_web else "C-FIND"
 
 
 def _find(config: Config, remote: Destination, sought: Sequence[Delivery]) -> set[str]:
-    """SOP Instance UIDs that a destination lists in the series of what is sought (PS3.4 C.6.2)."""
+    """SOP Instance UIDs that a destination lists in the series of what is sought (PS3.4 C.6.2; PS3.18 10.6)."""
+    if remote.is_web:
+        return qido.find(remote, [one.evidence for one in sought], config=config)
     held: set[str] = set()
     series = {(o.evidence.study_instance_uid, o.evidence.series_instance_uid) for o in sought}
     for study_instance_uid, series_instance_uid in sorted(series):

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag
 
 from node.header import read_header
+from pipelines.errors import InputError
+from pipelines.reading import READ_ERRORS, read_file
 from storage.archive import Archive
 from storage.errors import ArchiveError, NotFound
 from storage.index import Index, conflicts, instances
@@ -42,11 +43,6 @@ _IMAGE: Final = frozenset(
     }
 )
 _PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-#: What pydicom raises on the value of a damaged element.
-_DAMAGED: Final = (
-    *(BytesLengthException, ValueError, TypeError, KeyError, AttributeError),
-    *(NotImplementedError, OverflowError, OSError),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +143,11 @@ def _difference(
     }
     try:
         with archive.local_files([held.archive_key, other.archive_key], scratch=scratch) as paths:
-            one, two = (dcmread(path) for path in paths)
+            one, two = (read_file(path) for path in paths)
             names = _names(one, two)
             same_encoding = held.transfer_syntax_uid == other.transfer_syntax_uid
             pixels = None if not same_encoding else _pixels(one) != _pixels(two)
-    except (ArchiveError, InvalidDicomError, *_DAMAGED) as error:
+    except (ArchiveError, InputError, *READ_ERRORS) as error:
         return Difference(**known, unread=f"It cannot be compared: {type(error).__name__}.")
     return Difference(
         **known,
@@ -177,7 +173,7 @@ def _value(ds: Dataset, tag: BaseTag) -> object:
         return None
     try:
         return ("value", ds[tag].value)
-    except _DAMAGED:
+    except READ_ERRORS:
         return ("bytes", ds.get_item(tag).value)
 
 

@@ -44,11 +44,14 @@ class PerformError(NodeError):
 
 
 class DeliveryError(NodeError):
-    """A destination that does not take evidence."""
+    """A destination that does not take evidence; `retry_after_s` is the wait that it asks for (RFC 9110 10.2.3)."""
 
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
+    def __init__(
+        self, message: str, *, permanent: bool = False, retry_after_s: float = 0.0
+    ) -> None:
         super().__init__(message)
         self.permanent = permanent
+        self.retry_after_s = retry_after_s
 
 
 class WorklistError(NodeError):

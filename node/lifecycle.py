@@ -3,7 +3,7 @@
     receive    an instance: header, archive, index, then 0x0000                 (node.receiving)
     evaluate   a whole study: rules -> workitems, with the reason for each      here (node.completeness, node.selection)
     perform    a workitem: claim, run in a worker, record evidence and numbers  here
-    deliver    evidence: C-STORE to each destination, status per instance       here
+    deliver    evidence: C-STORE or STOW-RS to each destination, a status each  here
     confirm    what was sent: storage commitment, or a query                    (node.confirming)
     retract    evidence that a newer result replaced, where it was sent         here (node.retraction)
 
@@ -389,6 +389,9 @@ def deliver(parts: Parts, destination: str, *, now: datetime) -> bool:
             answers = parts.send(remote, items) if items else ()
         for delivery, answer in zip(due, answers, strict=True):
             _settle(parts, delivery, answer.outcome, answer.status, answer.message)
+        if pause_s := max((answer.retry_after_s for answer in answers), default=0.0):
+            until = utcnow() + timedelta(seconds=pause_s)
+            deliveries.put_off(parts.index, destination, until=until)
     return True
 
 

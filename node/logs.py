@@ -61,6 +61,9 @@ def configure(
     # Dask tells at `info` what only its authors want.
     for library in ("distributed", "apscheduler", "asyncio", "alembic", "fsspec"):
         logging.getLogger(library).setLevel(max(logging.WARNING, _LEVELS[level]))
+    # Whole URLs, which may hold a password, and headers of every answer.
+    for library in ("httpx", "httpcore", "urllib3"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     quiet_dicom_libraries()
     structlog.configure(
         processors=[

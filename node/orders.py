@@ -130,7 +130,8 @@ def performed(  # noqa: PLR0913 - one noun
     Parameters
     ----------
     outputs
-        Each evidence with the AE title of whom it was sent to: there it can be retrieved.
+        Each evidence with the AE title, or the URL of the DICOMweb service, that it was sent to: there it can be
+        retrieved.
     work
         Scheduled Workitem Code, `VALUE^SCHEME`: what was asked is what was done.
     station, serial_number
@@ -154,19 +155,23 @@ def _outputs(outputs: Iterable[tuple[Evidence, str]]) -> list[Dataset]:
     """Referenced Instances and Access Macro (PS3.3 Table 10-3b): an item for each series at each place."""
 
     def place(output: tuple[Evidence, str]) -> tuple[str, str, str]:
-        one, ae_title = output
-        return one.study_instance_uid, one.series_instance_uid, ae_title
+        one, where = output
+        return one.study_instance_uid, one.series_instance_uid, where
 
     items = []
-    for (study, series, ae_title), group in groupby(sorted(outputs, key=place), key=place):
+    for (study, series, where), group in groupby(sorted(outputs, key=place), key=place):
         item = Dataset()
         item.TypeOfInstances = "DICOM"
         item.StudyInstanceUID = study
         item.SeriesInstanceUID = series
         item.ReferencedSOPSequence = [_reference(one) for one, _ in group]
         retrieval = Dataset()
-        retrieval.RetrieveAETitle = ae_title
-        item.DICOMRetrievalSequence = [retrieval]
+        if where.startswith(("http://", "https://")):
+            retrieval.RetrieveURL = f"{where}/studies/{study}/series/{series}"
+            item.WADORSRetrievalSequence = [retrieval]
+        else:
+            retrieval.RetrieveAETitle = where
+            item.DICOMRetrievalSequence = [retrieval]
         items.append(item)
     return items
 

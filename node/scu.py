@@ -45,11 +45,11 @@ _CONVERTIBLE = frozenset(
     (IMPLICIT_LITTLE, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"),
 )
 #: RLE and JPEG-LS lossless: what we compress with, and can undo.
-_LOSSLESS = frozenset(("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"))
+LOSSLESS = frozenset(("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"))
 #: What it is undone to, as we prefer it.
 _NATIVE = ("1.2.840.10008.1.2.1", IMPLICIT_LITTLE)
 #: Slowest link there is time for, in bytes per second: 1 Mbit/s.
-_SLOWEST = 125_000
+SLOWEST = 125_000
 #: PS3.8 9.3.2.2: presentation context IDs are odd and one byte.
 _MAX_CONTEXTS = 128
 #: Largest PDU we announce, in bytes.
@@ -85,7 +85,7 @@ class SendItem:
         """Transfer syntaxes it can be sent in besides its own, the best first."""
         if self.transfer_syntax_uid in _CONVERTIBLE:
             return (IMPLICIT_LITTLE,)
-        return _NATIVE if self.may_decompress and self.transfer_syntax_uid in _LOSSLESS else ()
+        return _NATIVE if self.may_decompress and self.transfer_syntax_uid in LOSSLESS else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +94,12 @@ class SendStatus:
 
     item: SendItem
     outcome: Outcome
-    #: DIMSE status of the answer; None when there was none.
+    #: DIMSE status of the answer; None when there was none. Of STOW-RS, Failure or Warning Reason.
     status: int | None
     #: A sentence.
     message: str
+    #: Seconds that the peer wants nothing more to come for.
+    retry_after_s: float = 0.0
 
     @property
     def sop_instance_uid(self) -> str:
@@ -322,6 +324,10 @@ def associate(  # noqa: PLR0913 - what an association is made of
     node.errors.DeliveryError
         When there is none; `permanent` when the peer accepts none of the contexts.
     """
+    if destination.is_web:
+        raise DeliveryError(
+            f"{who(destination)} is a DICOMweb service: it is not asked by DIMSE.", permanent=True
+        )
     ae = AE(destination.calling_ae or calling_ae)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -406,6 +412,8 @@ def _why_not(assoc: Association, *, is_connected: bool) -> str:
 
 def who(destination: Destination) -> str:
     """A destination as messages name it."""
+    if destination.is_web:
+        return f"{destination.name} ({destination.url})"
     return f"{destination.name} ({destination.called_ae} at {destination.host}:{destination.port})"
 
 
@@ -473,7 +481,8 @@ def _send_one(
         _log.error("file_unreadable", sop_instance_uid=item.sop_instance_uid, reason=str(error))
         return SendStatus(
             item=item,
-            outcome=Outcome.PERMANENT,
+            # What the machine refuses now (no descriptor left, a file system away) it may grant later.
+            outcome=Outcome.RETRY if isinstance(error, OSError) else Outcome.PERMANENT,
             status=None,
             message=f"The file cannot be read: {error}.",
         )
@@ -485,13 +494,13 @@ def _send_one(
 def _encode_again(item: SendItem) -> Dataset:
     """The data set for a peer that does not take it as it lies; pynetdicom encodes it for the context."""
     ds = dcmread(item.path)
-    if item.transfer_syntax_uid in _LOSSLESS:
-        _decompress(ds)
+    if item.transfer_syntax_uid in LOSSLESS:
+        decompress(ds)
     return ds
 
 
-def _decompress(ds: Dataset) -> None:
-    """Undo a lossless compression; the same instance, for nothing that it means has changed."""
+def decompress(ds: Dataset) -> None:
+    """Undo a lossless compression (RLE, JPEG-LS); the same instance, for nothing that it means has changed."""
     if ds.BitsAllocated == 1:
         # A decoder gives a byte for each pixel of one bit: native, eight share one (PS3.5 8.1.1).
         ds.PixelData = pack_bits(ds.pixel_array)
@@ -503,7 +512,7 @@ def _decompress(ds: Dataset) -> None:
 
 def _allow_for(assoc: Association, path: Path, timeout_s: float) -> float:
     # pynetdicom waits for the answer from when a message is queued: the time to send it is part of the wait.
-    seconds = timeout_s + path.stat().st_size / _SLOWEST
+    seconds = timeout_s + path.stat().st_size / SLOWEST
     assoc.dimse_timeout = seconds
     assoc.network_timeout = 2 * seconds
     return seconds

@@ -27,12 +27,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from migrations.commands import current, upgrade
 from node import asking, calendar, confirming, lifecycle
+from node.clockwatch import ClockWatch
 from node.compute import Compute
 from node.config import Config, withhold_secrets
+from node.confinement import describe_walls
 from node.lifecycle import Parts
 from node.priors import seek
 from node.scp import Scp
-from node.scu import send
+from node.sending import send
 from node.tls import Dialer
 from node.ups import UpsClient
 from node.worklist_search import Worklist
@@ -141,13 +143,9 @@ class Service:
             ),
             perform=self._compute.perform,
             cancel=self._compute.cancel,
-            send=partial(
-                send,
-                calling_ae=config.node.ae_title,
-                timeout_s=config.delivery.timeout_s,
-                dialer=Dialer(config.tls),
-            ),
+            send=partial(send, config=config, dialer=Dialer(config.tls)),
         )
+        self._clock = ClockWatch(self._index, actor=self._parts.owner)
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._sending: set[str] = set()
         self._asked: set[str] = set()
@@ -188,6 +186,7 @@ class Service:
         """Listen, take back what a killed process held, begin."""
         # First the listener: a second node on this port ends here, before it takes claims that are not its own.
         self._scp.start()
+        self._clock.begin()
         taken_back = workitems.release(self._index, owner=self._parts.owner, now=utcnow())
         deliveries.release(self._index, owner=self._parts.owner, now=utcnow())
         commitments.release(self._index, owner=self._parts.owner)
@@ -206,6 +205,7 @@ class Service:
             pipelines=sorted(self._parts.registry.entries),
             workers=len(self._performing),
             taken_back=taken_back,
+            pipelines_confined=describe_walls(self._config.compute),
         )
 
     def stop(self) -> None:
@@ -259,6 +259,7 @@ class Service:
     # -- one step of each loop --------------------------------------------------------------------
 
     def _evaluate(self) -> bool:
+        self._clock.look()
         # Looked at again every `POLL_S`: quiet is a time, and no timer must be remembered.
         lifecycle.evaluate(self._parts, now=utcnow())
         self._plan_wake()
@@ -379,6 +380,8 @@ class Service:
         listed = destinations.list_destinations(self._index)
         for name in set(self._config.routing.ask.values()) - {one.name for one in listed}:
             log.error("routing_ask_names_no_destination", destination=name)
+        for name in self._config.delivery.web.keys() - {one.name for one in listed if one.is_web}:
+            log.warning("delivery_web_names_no_web_destination", destination=name)
         for destination in listed:
             if destination.profile not in known:
                 log.error(

@@ -11,7 +11,7 @@ import os
 import ssl
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ import structlog
 
 from node.config import TlsSection
 from node.errors import ConfigError
+from node.revocation import demand_unrevoked
 
 #: RFC 9325 4.2, for TLS 1.2: forward secrecy and authenticated encryption.
 CIPHER_SUITES = (
@@ -28,6 +29,12 @@ CIPHER_SUITES = (
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
 )
+
+#: X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_HAS_EXPIRED of OpenSSL: ours to mend, and not the peer's.
+_REMEDIES: Mapping[int, str] = {
+    3: " (tls.crl_file has no list of its authority, or of one above)",
+    12: " (tls.crl_file needs the authority's new list)",
+}
 
 _log = structlog.get_logger(__name__)
 
@@ -83,6 +90,7 @@ def acceptor(section: TlsSection) -> Reloaded:
         _identify(context, section)
         if section.mutual:
             _trust(context, section.authorities)
+            _hold_against_lists(context, section)
             context.verify_mode = ssl.CERT_REQUIRED
         # A session that is resumed would count by files that are gone.
         context.num_tickets = 0
@@ -117,6 +125,7 @@ class Dialer:
             _trust(context, section.certificate)
         elif section.authorities:
             _trust(context, section.authorities)
+            _hold_against_lists(context, section)
         else:
             context.load_default_certs()
         return context
@@ -184,7 +193,7 @@ class _Dialed(ssl.SSLSocket):
 def explain(error: OSError) -> str:
     """Why a handshake failed, in OpenSSL's words; they hold nothing that the peer chose."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate not accepted: {error.verify_message.rstrip('.')}"
+        return f"certificate not accepted: {error.verify_message.rstrip('.')}{_REMEDIES.get(error.verify_code, '')}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLError) and error.reason:
@@ -257,6 +266,12 @@ def _trust(context: ssl.SSLContext, authorities: str) -> None:
         raise ConfigError(f"tls.authorities: {authorities}: {explain(error)}.") from error
 
 
+def _hold_against_lists(context: ssl.SSLContext, section: TlsSection) -> None:
+    """Nobody whose certificate was revoked."""
+    if crl_file := section.crl_file:
+        _named("tls.crl_file", lambda: demand_unrevoked(context, crl_file))
+
+
 def _named(setting: str, check: Callable[[], object]) -> None:
     try:
         check()
@@ -265,7 +280,10 @@ def _named(setting: str, check: Callable[[], object]) -> None:
 
 
 def _files(section: TlsSection) -> tuple[str, ...]:
-    named = (section.certificate, section.key, section.key_password_file, section.authorities)
+    named = (
+        *(section.certificate, section.key, section.key_password_file),
+        *(section.authorities, section.crl_file),
+    )
     return tuple(name for name in named if name)
 
 

@@ -136,6 +136,14 @@ class StoreServer(ThreadedAssociationServer):
         self._is_serving = True
         threading.Thread(target=self.serve_forever, name="dicom-listener", daemon=True).start()
 
+    def get_request(self) -> Any:
+        """The next connection; where there is no descriptor left for it, it waits, and the loop with it."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_LOOK_S)
+            raise
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether a connection gets a thread at all."""
         return self.guard.arrive(client_address[:2])
@@ -166,7 +174,11 @@ class _Handler(RequestHandler):
                 server.guard.refuse(self.client_address[:2], f"TLS: {reason}")
                 raw.close()
                 return
-        super().handle()
+        try:
+            super().handle()
+        except (OSError, RuntimeError) as error:
+            # No descriptor left (EMFILE), or no thread: its place is another's.
+            server.guard.refuse(self.client_address[:2], f"no room for this connection: {error}")
 
     def _create_association(self) -> Association:
         server = cast(StoreServer, self.server)

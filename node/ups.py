@@ -7,7 +7,6 @@ code for what a caller does about it; nothing is tried again here.
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ import httpx
 from pydicom import Dataset
 from pydicom.errors import BytesLengthException
 
+from node import web
 from node.config import WorklistSetting
 from node.errors import ConfigError, WorklistError
 
@@ -44,7 +44,7 @@ class UpsClient:
             base_url=setting.url,
             headers={"Accept": _JSON},
             timeout=setting.timeout_s,
-            verify=_tls(name, setting),
+            verify=web.tls_context(setting, where=f"ups.worklists.{name}"),
         )
 
     def __enter__(self) -> Self:
@@ -181,16 +181,10 @@ def authorization(name: str, setting: WorklistSetting) -> dict[str, str]:
     WorklistError
         When the file cannot be read.
     """
-    if setting.token_file is None:
-        return {}
     try:
-        token = setting.token_file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorklistError(
-            "not-authorized",
-            f"Worklist {name}: the token in {setting.token_file} cannot be read.",
-        ) from error
-    return {"Authorization": f"Bearer {token}"}
+        return web.authorization(setting, where=f"ups.worklists.{name}")
+    except ConfigError as error:
+        raise WorklistError("not-authorized", f"Worklist {name}: {error}") from error
 
 
 def _read(item: Any) -> Dataset:
@@ -198,15 +192,3 @@ def _read(item: Any) -> Dataset:
     # Values are converted when they are first looked at: all of them now, where an error has a name.
     json.dumps(ds.to_json_dict())
     return ds
-
-
-def _tls(name: str, setting: WorklistSetting) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=setting.ca)
-        if setting.certificate is not None:
-            context.load_cert_chain(setting.certificate, setting.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"ups.worklists.{name}: a certificate or key cannot be read: {error}"
-        ) from error
-    return context

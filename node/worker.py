@@ -1,4 +1,4 @@
-"""What happens in a worker process: files in, evidence in the archive out.
+"""What happens in a worker process: files in, evidence out.
 
 A task carries plain values and its outcome too: the worker sees neither the index nor the configuration. Pipelines stay
 loaded in `WorkerSetup`, one object per worker process, keyed by their folder and what lies in it.
@@ -7,25 +7,31 @@ loaded in `WorkerSetup`, one object per worker process, keyed by their folder an
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import logging
 import os
+import shutil
 import signal
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, ClassVar, cast
 
 from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from node.filing import file_evidence
+from node.confined import ConfinedWorker
+from node.confinement import stop_listening
+from node.filing import OUTBOX, file_evidence, local_inputs
 from node.logs import quiet_dicom_libraries
+from node.output import redirect
 from pipelines.errors import PipelineError
 from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import Installation
@@ -38,6 +44,11 @@ from storage.model import Evidence, Finding, MeasurementRow, Parameters, Prior
 
 #: Pipelines kept loaded in one worker; the one used longest ago goes.
 LOADED_AT_MOST = 6
+#: Of the machine as it is now, and not of the task: no descriptor, no room, a file system that is away.
+_PASSING = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE),
+}
 #: linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
@@ -51,6 +62,9 @@ class PerformTask:
     pipeline_folder: Path
     #: Role -> archive keys of its instances.
     inputs: Mapping[str, tuple[str, ...]]
+    #: The same as files, where the node has them at hand: then the worker opens no archive, and leaves evidence in its
+    #: own folder, for the node to file.
+    files: Mapping[str, tuple[Path, ...]] | None = None
     #: A rule's overrides, or all: the manifest's defaults are merged in.
     parameters: Parameters
     #: When the analysis that counts started: Content Date and Time of its evidence.
@@ -78,6 +92,8 @@ class PerformOutcome:
     """What a run made; the evidence is in the archive."""
 
     evidence: tuple[Evidence, ...]
+    #: The worker's own archive that it is in, until the node has filed it.
+    outbox: Path | None = None
     measurements: tuple[MeasurementRow, ...] = ()
     findings: tuple[Finding, ...] = ()
     #: Code, sentence.
@@ -113,14 +129,20 @@ class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
     #: A second node that connects to the cluster finds it there.
     idempotent = True
 
-    def __init__(self, *, device: str, scratch: Path) -> None:
+    def __init__(self, *, device: str, scratch: Path, output: str = "") -> None:
         self._device = device
+        #: The node's pipe for what is printed (`node.output`); empty in a cluster that somebody else runs.
+        self._output = output
         self.scratch = scratch
         self._loaded: OrderedDict[str, LoadedPipeline] = OrderedDict()
 
     def setup(self, worker: Any) -> None:
-        """Called by Dask in each worker process."""
-        del worker
+        """Called by Dask in each worker process, when it listens and has no task yet."""
+        if self._output:
+            redirect(self._output)
+        self.scratch = Path(worker.local_directory)
+        if isinstance(worker, ConfinedWorker):
+            stop_listening()
         # Ctrl-C is for the node, which ends its workers itself; and a pipeline's own processes end with its worker.
         with suppress(PermissionError):
             os.setsid()
@@ -160,22 +182,24 @@ def perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
     """
     try:
         return _perform_task(task, setup)
-    except (PipelineError, ArchiveError, MemoryError):
+    except (ArchiveError, MemoryError):
         raise
     except Exception as error:
+        if (refused := _refusal_of_the_machine(error)) is not None:
+            raise ArchiveError(f"The worker's machine failed: {refused}.") from error
+        if isinstance(error, PipelineError):
+            raise
         # The top of this process's work: whatever it is must reach the index, or the workitem would never end.
         raise PipelineError(_describe(error), code="worker-error") from error
 
 
 def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
-    archive = Archive(task.archive_url)
     with ExitStack() as stack:
+        archive, outbox = stack.enter_context(_open_archive(task, setup))
         request = PerformRequest(
             workitem_uid=task.workitem_uid,
-            inputs={
-                role: tuple(stack.enter_context(archive.local_files(keys, scratch=setup.scratch)))
-                for role, keys in task.inputs.items()
-            },
+            inputs=task.files
+            or stack.enter_context(local_inputs(archive, task.inputs, scratch=setup.scratch)),
             parameters=task.parameters,
             started_at=task.started_at,
             installation=task.installation,
@@ -190,18 +214,21 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
             report = refuse(read_manifest(task.pipeline_folder), request, *task.refusal)
             return PerformOutcome(
                 evidence=(file_evidence(archive, report, workitem_uid=task.workitem_uid),),
+                outbox=outbox,
                 pid=os.getpid(),
             )
         began = time.perf_counter()
         loaded = setup.load(task.pipeline_folder)
         start_s = time.perf_counter() - began
         performed = perform(loaded, request)
-    began = time.perf_counter()
-    evidence = tuple(
-        file_evidence(archive, item, workitem_uid=task.workitem_uid) for item in performed.evidence
-    )
+        began = time.perf_counter()
+        evidence = tuple(
+            file_evidence(archive, item, workitem_uid=task.workitem_uid)
+            for item in performed.evidence
+        )
     return PerformOutcome(
         evidence=evidence,
+        outbox=outbox,
         measurements=performed.measurements,
         findings=performed.findings,
         notices=tuple((notice.code, notice.message) for notice in performed.notices),
@@ -214,6 +241,20 @@ def _perform_task(task: PerformTask, setup: WorkerSetup) -> PerformOutcome:
     )
 
 
+@contextmanager
+def _open_archive(task: PerformTask, setup: WorkerSetup) -> Iterator[tuple[Archive, Path | None]]:
+    """Where evidence goes: the archive, or one of our own that the node empties; which then goes with a failure."""
+    if task.files is None:
+        yield Archive(task.archive_url), None
+        return
+    outbox = Path(mkdtemp(prefix=OUTBOX, dir=setup.scratch))
+    try:
+        yield Archive(str(outbox)), outbox
+    except BaseException:
+        shutil.rmtree(outbox, ignore_errors=True)
+        raise
+
+
 def _content(folder: Path) -> str:
     """A key that changes with the pipeline's declaration and code; its weights are named in the declaration."""
     digest = hashlib.sha256(str(folder.resolve()).encode())
@@ -221,6 +262,15 @@ def _content(folder: Path) -> str:
         with suppress(OSError):  # what is missing is told by reading it
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def _refusal_of_the_machine(error: BaseException | None) -> str | None:
+    """What the operating system said, where it may say otherwise later; whoever wrapped it took it for an answer."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _describe(error: Exception) -> str:

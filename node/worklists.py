@@ -172,7 +172,9 @@ def _complete(  # noqa: PLR0913, PLR0917 - what is told
     owed: Sequence[Delivery],
     now: datetime,
 ) -> None:
-    places = {one.name: one.called_ae for one in destinations.list_destinations(parts.index)}
+    places = {
+        one.name: one.url or one.called_ae for one in destinations.list_destinations(parts.index)
+    }
     outputs: list[tuple[Evidence, str]] = [
         (one.evidence, places.get(one.destination, one.destination))
         for one in owed

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
 from pipelines.comparison import compare, interval
-from pipelines.errors import InputError, ManifestError, Refused
+from pipelines.errors import InputError, ManifestError, Refused, shown
 from pipelines.evidence.gate import check_iod
 from pipelines.evidence.profile import GENERIC, Profile
 from pipelines.evidence.proof import encode
@@ -33,6 +32,7 @@ from pipelines.evidence.request import (
 )
 from pipelines.evidence.sr import KIND as SR_KIND
 from pipelines.manifest import InputSpec, Manifest
+from pipelines.reading import READ_ERRORS, is_uid, read_file
 from pipelines.registry import LoadedPipeline, pipeline_code
 from pipelines.result import AnalysisResult, Measurement, Notice, SourceSeries
 from pipelines.series import read_series
@@ -198,9 +198,9 @@ def _read_headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
     """What can be read of them; a file that cannot may be the reason why there is no result."""
     headers = []
     for path in paths:
-        with suppress(InvalidDicomError, OSError, EOFError, ValueError):
-            ds = dcmread(path, stop_before_pixels=True)
-            if all(ds.get(keyword) for keyword in _IDENTITY):
+        with suppress(InputError, *READ_ERRORS):
+            ds = read_file(path, stop_before_pixels=True)
+            if all(is_uid(ds.get(keyword)) for keyword in _IDENTITY):
                 headers.append(ds)
     return tuple(headers)
 
@@ -256,7 +256,7 @@ def _demand_accepted(role: str, spec: InputSpec, source: SourceSeries) -> None:
     modality = str(source.datasets[0].get("Modality", ""))
     if modality not in spec.modality:
         raise Refused(
-            f"Input {role!r} takes Modality {' or '.join(spec.modality)}, not {modality or 'none'}.",
+            f"Input {role!r} takes Modality {' or '.join(spec.modality)}, not {shown(modality, 16) or 'none'}.",
             code="input-modality",
         )
     slices = source.volume.spatial_shape[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,20 +14,13 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 
 from pipelines.errors import InputError, shown
+from pipelines.reading import READ_ERRORS
 
 _INT16 = np.iinfo(np.int16)
 #: What decoders raise on damaged, truncated or unsupported pixel data; pydicom wraps those of its plug-ins.
-_DECODE_ERRORS = (
-    RuntimeError,
-    ValueError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    NotImplementedError,
-    OverflowError,
-    OSError,
-    EOFError,
-)
+_DECODE_ERRORS = (RuntimeError, *READ_ERRORS)
+#: What Python and pydicom repeat of a value they cannot take; of a damaged file it may be a name.
+_QUOTED = re.compile(r"b?'[^']*'|b?\"[^\"]*\"")
 
 
 def modality_values(datasets: Sequence[Dataset]) -> NDArray[Any]:
@@ -44,10 +39,10 @@ def modality_values(datasets: Sequence[Dataset]) -> NDArray[Any]:
     shape = (len(datasets), int(datasets[0].Rows), int(datasets[0].Columns))
     stack: NDArray[Any] = np.empty(0, np.int16)
     for index, ds in enumerate(datasets):
-        try:
+        with _decoding(ds):
             values = _rescaled(ds, _stored_values(ds))
-        except _DECODE_ERRORS as error:
-            raise _undecodable(ds, error) from error
+            if values.shape != shape[1:]:
+                raise ValueError(f"{values.shape} pixels instead of {shape[1:]}")
         if index == 0:
             # Not before: Rows and Columns may say anything, and memory for that would be looked for.
             stack = np.empty(shape, np.int16)
@@ -79,23 +74,36 @@ def frame_values(ds: Dataset, headers: Sequence[Dataset] = ()) -> NDArray[Any]:
     InputError
         `input-unreadable-pixels`.
     """
-    try:
+    with _decoding(ds):
         stored = pixel_array(ds)
         values = (
             np.stack([_rescaled(*pair) for pair in zip(headers, stored, strict=True)])
             if headers
             else _rescaled(ds, stored)
         )
-    except _DECODE_ERRORS as error:
-        raise _undecodable(ds, error) from error
     del ds.PixelData
     return values.astype(np.int16 if _is_int16(values) else np.float32)
 
 
-def _undecodable(ds: Dataset, error: Exception) -> InputError:
+@contextmanager
+def _decoding(ds: Dataset) -> Iterator[None]:
+    """What decoders raise, as a refusal."""
+    try:
+        yield
+    except _DECODE_ERRORS as error:
+        raise _undecodable(ds, error) from error
+    except BaseException as error:
+        # pylibjpeg-rle, which is Rust, panics of a segment that is too long: by a class of no module, under no other.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _undecodable(ds, error) from error
+
+
+def _undecodable(ds: Dataset, error: BaseException) -> InputError:
+    reason = shown(_QUOTED.sub("'...'", str(error)), 300)
     return InputError(
         f"The pixels of instance {shown(ds.SOPInstanceUID)} cannot be decoded "
-        f"({shown(ds.file_meta.TransferSyntaxUID.name)}): {shown(error, 300)}",
+        f"({shown(ds.file_meta.TransferSyntaxUID.name)}): {type(error).__name__}: {reason}",
         code="input-unreadable-pixels",
     )
 

@@ -93,8 +93,8 @@ def _demand_reconstruction(ds: Dataset) -> int:
     # PS3.3 C.8.4.9.1.1.3: value 3; other NM images are projections, or gated, with several phases.
     if len(kind) < 3 or kind[2] != "RECON TOMO":
         raise InputError(
-            f"Instance {shown(ds.SOPInstanceUID)} is no reconstructed tomogram (Image Type "
-            f"{chr(92).join(kind) or 'missing'}): send the RECON TOMO.",
+            f"Instance {shown(ds.SOPInstanceUID)} is no reconstructed tomogram (value 3 of Image Type): send the "
+            "RECON TOMO.",
             code="input-not-a-reconstruction",
         )
     frames = int(ds.get("NumberOfFrames") or 1)

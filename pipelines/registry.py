@@ -27,6 +27,10 @@ from pipelines.result import LoadContext, Pipeline
 #: The pipelines that ship.
 BUILT_IN = Path(__file__).resolve().parent
 MODULE_NAME = "pipeline.py"
+#: node/confinement.py
+_MAY_NOT = (
+    "it may read files, write temporary ones (tempfile) and to /dev/shm, and not use the network."
+)
 TRAINING_NAME = "training.py"
 PHANTOMS_NAME = "phantoms.py"
 
@@ -209,7 +213,7 @@ def pipeline_code(entry: PipelineEntry) -> Iterator[None]:
     Raises
     ------
     PipelineError
-        As raised, or of code `pipeline-crashed`.
+        As raised, or of code `pipeline-crashed`; `pipeline-not-permitted` where the system denied it something.
     MemoryError
         When the machine or the device has none left: another attempt may succeed.
     """
@@ -226,10 +230,17 @@ def pipeline_code(entry: PipelineEntry) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of CUDA; torch may not be loaded
             raise MemoryError("the device has no memory left") from error
-        raise PipelineError(
-            f"Pipeline {entry.manifest.name} {entry.manifest.version} failed with {_describe(error, entry.folder)}.",
-            code="pipeline-crashed",
-        ) from error
+        failed = f"Pipeline {entry.manifest.name} {entry.manifest.version} failed with {_describe(error, entry.folder)}"
+        if _is_denied(error):
+            raise PipelineError(f"{failed}: {_MAY_NOT}", code="pipeline-not-permitted") from error
+        raise PipelineError(f"{failed}.", code="pipeline-crashed") from error
+
+
+def _is_denied(error: BaseException | None) -> bool:
+    """Whether the system said no, behind whatever a library made of it."""
+    while error is not None and not isinstance(error, PermissionError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _describe(error: BaseException, folder: Path) -> str:

@@ -12,40 +12,27 @@ and only a pipeline knows what is outside for it.
 
 from __future__ import annotations
 
-import io
-import os
-import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from highdicom import Volume
-from pydicom import Dataset, dcmread
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom import Dataset
 
+from pipelines.declared import demand_true_series, demand_true_sizes
 from pipelines.enhanced import frame_headers, is_enhanced
 from pipelines.errors import InputError, shown
 from pipelines.gaps import longest_run
 from pipelines.geometry import Grid, fit_grid
 from pipelines.pixels import frame_values, modality_values
+from pipelines.reading import READ_ERRORS, is_uid, read_file
 from pipelines.reconstruction import is_nuclear, place_frames
 from pipelines.result import Notice, SourceSeries
 
-#: What reading a damaged or foreign file raises.
-_READ_ERRORS = (
-    InvalidDicomError,
-    BytesLengthException,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    RecursionError,
-    struct.error,
-    zlib.error,
-)
+#: PS3.3 C.7.6.3.1.2: what a sentence may repeat; another value of a damaged file may be a name.
+_COLOURS = frozenset(
+    ("PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "XYB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420",
+     "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT", "MONOCHROME1", "MONOCHROME2")
+)  # fmt: skip
 #: What is read of a header besides its pixels: parsed at the door, where a damaged element has an answer.
 _HEADER = (
     "Rows",
@@ -95,6 +82,7 @@ def read_series(files: Sequence[Path], *, allow_gaps: bool = False) -> SourceSer
     datasets, grid, gap = _place(datasets, allow_gaps=allow_gaps)
     ordered = [datasets[index] for index in grid.order]
     _demand_readable(ordered[0])
+    demand_true_series(ordered)
     volume = Volume(
         array=modality_values(ordered),
         affine=grid.affine,
@@ -173,28 +161,15 @@ def _only(datasets: Sequence[Dataset]) -> Dataset:
     return datasets[0]
 
 
-class _Bounded(io.BufferedReader):
-    """A file that is never asked for more than it has: Python finds memory first for an element that says 2 GB."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-        self._size = os.path.getsize(path)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = max(0, self._size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left))
-
-
 def _read(path: Path, number: int) -> Dataset:
     try:
-        with _Bounded(path) as file:
-            ds = dcmread(file)
+        ds = read_file(path)
         # The header is parsed on access; a file without these is no composite instance at all.
-        _ = (ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, ds.StudyInstanceUID)
-        _ = ds.file_meta.TransferSyntaxUID.name
+        _demand_uids(ds)
         _ = [ds.get(keyword) for keyword in _HEADER]
         _demand_slice(ds)
-    except _READ_ERRORS as error:
+        demand_true_sizes(ds)
+    except READ_ERRORS as error:
         # The name of the file may name the patient: say its place in the list instead.
         raise InputError(
             f"File {number} of the series cannot be read as DICOM ({type(error).__name__}).",
@@ -203,12 +178,20 @@ def _read(path: Path, number: int) -> Dataset:
     return ds
 
 
+def _demand_uids(ds: Dataset) -> None:
+    """Sentences, references and names of ours repeat them, and may not repeat what else a damaged file has there."""
+    named = (ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, ds.StudyInstanceUID)
+    frame_of_reference = ds.get("FrameOfReferenceUID") or ds.SOPClassUID
+    if not all(is_uid(uid) for uid in (*named, frame_of_reference, ds.file_meta.TransferSyntaxUID)):
+        raise ValueError("a UID is none")
+
+
 def _demand_readable(ds: Dataset) -> None:
     """The first slice says whose all evidence is: a damaged element of it is refused, not left out."""
     try:
         for _ in ds:
             pass
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise InputError(
             f"The header of instance {shown(ds.SOPInstanceUID)} has a damaged element ({type(error).__name__}).",
             code="input-unreadable",
@@ -233,8 +216,9 @@ def _demand_slice(ds: Dataset) -> None:
         )
     photometric = str(ds.get("PhotometricInterpretation", ""))
     if ds.get("SamplesPerPixel") != 1 or not photometric.startswith("MONOCHROME"):
+        said = photometric if photometric in _COLOURS else "none of the standard's"
         raise InputError(
-            f"Instance {uid} is no grey image (Photometric Interpretation {shown(photometric) or 'missing'}).",
+            f"Instance {uid} is no grey image (Photometric Interpretation: {said}).",
             code="input-colour",
         )
     # PS3.3 C.8.2.1.1.1: value 3 of Image Type.

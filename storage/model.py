@@ -665,7 +665,7 @@ class ProcedureStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """A remote application entity."""
+    """A remote application entity, or a DICOMweb service: then host and port are its URL's, and it has no AE title."""
 
     name: str
     host: str
@@ -685,10 +685,17 @@ class Destination:
     window: str = ""
     #: Since when nothing is sent to it, by hand; what is owed to it waits.
     paused_at: datetime | None = None
+    #: URL of its DICOMweb services (PS3.18), to which `/studies` is added; empty: it is a remote AE.
+    url: str = ""
+
+    @property
+    def is_web(self) -> bool:
+        """Whether it is sent to by STOW-RS."""
+        return bool(self.url)
 
 
 class DeliveryState(StrEnum):
-    """PENDING until a C-STORE answer settles it; COMMITTED by storage commitment."""
+    """PENDING until a C-STORE or STOW-RS answer settles it; COMMITTED by storage commitment, or by a query."""
 
     PENDING = "PENDING"
     SENT = "SENT"

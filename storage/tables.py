@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 #: The head of `migrations/`; a test compares them.
-SCHEMA_REVISION = "0012"
+SCHEMA_REVISION = "0013"
 
 metadata = MetaData(
     naming_convention={
@@ -246,6 +246,7 @@ destinations = Table(
     Column("commitment", Boolean, nullable=False, server_default=false()),
     Column("window", Text, nullable=False, server_default=text("''")),
     Column("paused_at", UtcDateTime),
+    Column("url", Text, nullable=False, server_default=text("''")),
     CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
 )
 

@@ -73,6 +73,28 @@ class Authority:
         files.key.chmod(0o600)
         return files
 
+    def revoke(self, *revoked: Files, days: float = 7) -> Path:
+        """Its revocation list of these certificates, valid for so many days; negative: over. One file, replaced."""
+        now = datetime.now(UTC)
+        made = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - timedelta(days=60))
+            .next_update(now + timedelta(days=days))
+        )
+        for files in revoked:
+            certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+            made = made.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(certificate.serial_number)
+                .revocation_date(now - timedelta(days=1))
+                .build()
+            )
+        path = self.file.with_suffix(".crl")
+        signed = made.sign(self._key, hashes.SHA256())
+        path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        return path
+
 
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float

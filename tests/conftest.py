@@ -42,7 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--chaos-seed", type=int, help="Seed of a chaos run that shall be made again; else random."
     )
     parser.addoption(
-        "--chaos-kills", type=int, default=3, help="Kills of a chaos run (make chaos: 200)."
+        "--chaos-kills",
+        type=int,
+        default=3,
+        help="Kills of a chaos run on each database (make chaos: 100).",
     )
 
 

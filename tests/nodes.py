@@ -128,7 +128,8 @@ class Node:
         """As `systemctl stop`: what is under way ends."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        # Workers that are just starting are waited for.
+        return self.process.wait(timeout=60)
 
     @contextmanager
     def index(self) -> Iterator[Index]:

@@ -59,12 +59,27 @@ class Orthanc:
         return found
 
 
+def make_orthanc() -> Orthanc:
+    """One on free ports, not running yet."""
+    return Orthanc(ae_title="ORTHANC", dicom_port=free_port(), http_port=free_port())
+
+
 @contextmanager
 def running_orthanc(
-    folder: Path, *, plugins: Sequence[str] = (), settings: Mapping[str, object] | None = None
+    folder: Path,
+    *,
+    plugins: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
+    orthanc: Orthanc | None = None,
 ) -> Iterator[Orthanc]:
-    """Start Orthanc with its storage and index under `folder`; default configuration but for `settings`."""
-    orthanc = Orthanc(ae_title="ORTHANC", dicom_port=free_port(), http_port=free_port())
+    """Start Orthanc with its storage and index under `folder`; default configuration but for `settings`.
+
+    Parameters
+    ----------
+    orthanc
+        One that ran there before, started again on its ports.
+    """
+    orthanc = orthanc or make_orthanc()
     configuration = folder / "orthanc.json"
     folder.mkdir(parents=True, exist_ok=True)
     configuration.write_text(
@@ -102,6 +117,9 @@ def _wait_until_it_answers(orthanc: Orthanc, process: subprocess.Popen[bytes], l
             break
         try:
             orthanc.ask("/system")
+        except urllib.error.HTTPError:
+            # It wants a user.
+            return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
         else:

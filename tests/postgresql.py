@@ -44,14 +44,31 @@ _SETTINGS = {
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[Callable[[str], str]]:
     """A running server; called with a database's name, its URL."""
+    with serve() as server:
+        yield server.url
+
+
+def programs() -> Path:
+    """Where the newest server's programs are; skips the test where there are none."""
     found = sorted(_PROGRAMS.glob("*/bin/initdb"))
     if not found:
         pytest.skip("postgresql is not installed")
+    return found[-1].parent
+
+
+@contextmanager
+def serve() -> Iterator[Server]:
+    """A running server; skips the test where the package is missing."""
+    found = programs()
     # Short: a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="osteonode-pg-"))
     try:
-        with _serve(found[-1].parent, folder):
-            yield lambda name: f"postgresql+psycopg://postgres@/{name}?host={folder}"
+        server = Server(found, folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(folder)
 
@@ -81,7 +98,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield f"sqlite:///{path}"
     else:
         template = request.getfixturevalue("postgresql_template")
-        with _database(request.getfixturevalue("postgresql_server"), template) as url:
+        with database(request.getfixturevalue("postgresql_server"), template) as url:
             yield url
 
 
@@ -98,12 +115,13 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'new' / 'index.sqlite'}"
     else:
-        with _database(request.getfixturevalue("postgresql_server"), "template0") as url:
+        with database(request.getfixturevalue("postgresql_server"), "template0") as url:
             yield url
 
 
 @contextmanager
-def _database(server: Callable[[str], str], template: str) -> Iterator[str]:
+def database(server: Callable[[str], str], template: str) -> Iterator[str]:
+    """A database that is gone afterwards; its URL."""
     name = f"test_{secrets.token_hex(6)}"
     _create_database(server, name, template)
     try:
@@ -125,38 +143,49 @@ def _execute(server: Callable[[str], str], statement: str) -> None:
         connection.execute(statement.encode())
 
 
-@contextmanager
-def _serve(programs: Path, folder: Path) -> Iterator[None]:
-    data = folder / "data"
-    log = folder / "log"
-    as_owner: list[str] = []
-    if os.geteuid() == 0:
-        # initdb refuses root; pdeathsig: no server outlives a killed test run.
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        as_owner += ["--pdeathsig=QUIT"]
-    initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
-    initdb += ["--locale=C", "--no-sync"]
-    subprocess.run([*as_owner, *initdb], check=True, capture_output=True, cwd=folder)
-    command = [*as_owner, programs / "postgres", "-D", data, "-k", folder]
-    command += [f"--{name}={value}" for name, value in _SETTINGS.items()]
-    with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
-    try:
-        _wait(programs, folder, server, log)
-        yield
-    finally:
-        # SIGQUIT: at once; there is nothing to keep.
-        server.send_signal(signal.SIGQUIT)
-        server.wait(timeout=30)
+class Server:
+    """PostgreSQL in a folder of its own; `start` and `stop` as often as a test likes."""
 
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as_owner: list[str] = []
+        if os.geteuid() == 0:
+            # initdb refuses root; pdeathsig: no server outlives a killed test run.
+            account = pwd.getpwnam("postgres")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            self._as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+            self._as_owner += ["--pdeathsig=QUIT"]
+        initdb = [programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust"]
+        initdb += ["-E", "UTF8", "--locale=C", "--no-sync"]
+        command = [*self._as_owner, *initdb]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
 
-def _wait(programs: Path, folder: Path, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(300):
-        ready = [programs / "pg_isready", "-h", folder, "-U", "postgres", "-q"]
-        if subprocess.run(ready, check=False).returncode == 0:
-            return
-        assert server.poll() is None, log.read_text()
-        time.sleep(0.1)
-    raise AssertionError(f"PostgreSQL did not start: {log.read_text()}")
+    def url(self, name: str) -> str:
+        """URL of a database."""
+        return f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        command = [*self._as_owner, self._programs / "postgres", "-D", self._folder / "data"]
+        command += ["-k", self._folder]
+        command += [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        log = self._folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=output, cwd=self._folder
+            )
+        ready = [self._programs / "pg_isready", "-h", self._folder, "-U", "postgres", "-q"]
+        for _ in range(300):
+            if subprocess.run(ready, check=False).returncode == 0:
+                return
+            assert self._process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        raise AssertionError(f"PostgreSQL did not start: {log.read_text()}")
+
+    def stop(self, *, at_once: bool = True) -> None:
+        """As a crash; or as `systemctl stop`, which ends sessions and rolls back what they had begun."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
+            self._process.wait(timeout=30)

@@ -35,7 +35,7 @@ def upgrade() -> None:
         op.add_column("workitems", column)
     seconds = _SECONDS[op.get_bind().dialect.name]
     # A point of priority is worth ten minutes of waiting.
-    op.execute(f"UPDATE workitems SET turn = {seconds} - priority * 600")  # noqa: S608
+    op.execute(f"UPDATE workitems SET turn = {seconds} - priority * 600")  # noqa: S608 - ours
     op.drop_index("ix_workitems_state_priority_scheduled_at", "workitems")
     op.drop_index("ix_measurements_pipeline_concept_value_measured_at", "measurements")
     op.create_index("ix_workitems_queue", "workitems", _QUEUE)

@@ -21,6 +21,7 @@ def check(ctx: typer.Context) -> None:
 
     Example: `osteonode --config /etc/osteonode/config.toml config check`
     """
+    from node.confinement import describe_walls
     from pipelines.registry import find_pipelines
 
     config = read_config(ctx)
@@ -30,10 +31,13 @@ def check(ctx: typer.Context) -> None:
     print(f"AE title   {config.node.ae_title}, {config.node.host}:{config.node.port}")
     if config.tls.listens:
         _check_tls(config.tls)
+    if config.tls.crl_file:
+        _check_lists(config.tls.crl_file)
     print(f"data       {config.node.data.absolute()}")
     print(f"database   {without_passwords(config.database_url)}")
     print(f"archive    {without_passwords(config.archive_url)}")
     print(f"pipelines  {', '.join(sorted(registry.entries)) or 'none'}")
+    print(f"confined   {describe_walls(config.compute)}")
     print("The configuration is good.")
 
 
@@ -47,6 +51,21 @@ def _check_tls(section: TlsSection) -> None:
     if ends < utcnow():
         raise ConfigError(
             f"tls.certificate: {section.certificate} has expired: nobody will accept it; put a new one in its place "
+            "(the running node reads it by itself)."
+        )
+
+
+def _check_lists(path: str) -> None:
+    from node.revocation import lists_expire
+
+    try:
+        ends = lists_expire(path)
+    except ConfigError as error:
+        raise ConfigError(f"tls.crl_file: {error}") from error
+    print(f"revoked    lists of {path}, valid until {ends:%Y-%m-%d %H:%M} UTC")
+    if ends < utcnow():
+        raise ConfigError(
+            f"tls.crl_file: a list of {path} is over: nobody of its authority is accepted; put its new list there "
             "(the running node reads it by itself)."
         )
 

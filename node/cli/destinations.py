@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
-from node.cli.common import AsJson, actor, check_ae_title, opened, read_config
+from node.cli.common import AsJson, actor, opened, read_config
 from node.cli.output import form, row, show_list
+from node.cli.places import Plain, Web, check_kind, check_place, web_place
 from pipelines.evidence.profile import Profile
 from storage.model import Destination
 
-app = typer.Typer(name="destinations", help="Where results go: remote AEs.", no_args_is_help=True)
+app = typer.Typer(
+    name="destinations",
+    help="Where results go: remote AEs and DICOMweb services.",
+    no_args_is_help=True,
+)
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the destination, as rules give it.")
@@ -22,14 +27,14 @@ _PROFILE_HELP = (
     "own; `osteonode destinations profiles` shows them."
 )
 _COLUMNS = (
-    *("name", "host", "port", "called_ae", "calling_ae", "profile", "retrieve"),
+    *("name", "url", "host", "port", "called_ae", "calling_ae", "profile", "retrieve"),
     *("tls", "commitment", "window", "paused_at"),
 )
 _WINDOW_HELP = "When it is sent to, as `20:00-06:00` or `mon-fri 20:00-06:00, sat-sun 00:00-24:00`; '' at any time."
 _RETRIEVE_HELP = "How earlier studies are fetched from it: C-MOVE (it must know our AE title and address) or C-GET."
 _COMMIT_HELP = (
     "Ask it by storage commitment to keep what it took (it must know our AE title, address and port); what it does "
-    "not report in time is read back by C-FIND."
+    "not report in time is read back by C-FIND. With --web: read it back by QIDO-RS."
 )
 
 
@@ -62,9 +67,14 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
 def add(
     ctx: typer.Context,
     name: Name,
-    host: Annotated[str, typer.Option("--host", help="Host name or address.")],
-    called: Annotated[str, typer.Option("--called", metavar="AET", help="Its AE title.")],
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Its DICOM port.")] = 104,
+    host: Annotated[str | None, typer.Option("--host", help="Host name or address.")] = None,
+    called: Annotated[
+        str | None, typer.Option("--called", metavar="AET", help="Its AE title.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1, max=65535, help="Its DICOM port; 104 when not given."),
+    ] = None,
     calling: Annotated[
         str | None,
         typer.Option(
@@ -75,9 +85,9 @@ def add(
     ] = None,
     profile: Annotated[str, typer.Option("--profile", help=_PROFILE_HELP)] = "generic",
     retrieve: Annotated[
-        Retrieve,
-        typer.Option("--retrieve", help=_RETRIEVE_HELP),
-    ] = Retrieve.MOVE,
+        Retrieve | None,
+        typer.Option("--retrieve", help=f"{_RETRIEVE_HELP} By C-MOVE when not given."),
+    ] = None,
     tls: Annotated[
         bool,
         typer.Option(
@@ -87,8 +97,10 @@ def add(
     ] = False,
     commit: Annotated[bool, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = False,
     window: Annotated[str, typer.Option("--window", help=_WINDOW_HELP)] = "",
+    web: Web = None,
+    plain: Plain = False,
 ) -> None:
-    """Add a destination.
+    """Add a destination: a remote AE (--host, --called) or a DICOMweb service (--web).
 
     Examples:
 
@@ -99,31 +111,32 @@ def add(
     `osteonode destinations add OLD --host old.example.org --called OLD_AE --profile legacy`
 
     `osteonode destinations add PACS --host pacs.example.org --called PACS_AE --commit`
+
+    `osteonode destinations add CLOUD --web https://pacs.example.org/dicom-web --commit`
     """
     from storage.index import destinations
 
     read_config(ctx).evidence.profile(profile)
-
-    for title in (called, calling):
-        if title is not None:
-            check_ae_title(title)
+    given = {"--host": host, "--called": called, "--port": port, "--calling": calling}
+    check_place(web=web, plain=plain, given={**given, "--retrieve": retrieve, "--tls": tls})
+    url = ""
+    if web is not None:
+        url, host, port = web_place(web, plain=plain)
+    destination = Destination(
+        name=name,
+        host=host or "",
+        port=port or 104,
+        called_ae=called or "",
+        calling_ae=calling,
+        profile=profile,
+        retrieve=(retrieve or Retrieve.MOVE).value,
+        tls=tls,
+        commitment=commit,
+        window=_window(window),
+        url=url,
+    )
     with opened(ctx) as index:
-        destinations.add(
-            index,
-            Destination(
-                name=name,
-                host=host,
-                port=port,
-                called_ae=called,
-                calling_ae=calling,
-                profile=profile,
-                retrieve=retrieve.value,
-                tls=tls,
-                commitment=commit,
-                window=_window(window),
-            ),
-            actor=actor(),
-        )
+        destinations.add(index, destination, actor=actor())
     print(
         f"Destination {name} is added; `osteonode destinations echo {name}` asks whether it answers."
     )
@@ -148,6 +161,8 @@ def edit(
     retrieve: Annotated[Retrieve | None, typer.Option("--retrieve", help=_RETRIEVE_HELP)] = None,
     commit: Annotated[bool | None, typer.Option("--commit/--no-commit", help=_COMMIT_HELP)] = None,
     window: Annotated[str | None, typer.Option("--window", help=_WINDOW_HELP)] = None,
+    web: Web = None,
+    plain: Plain = False,
 ) -> None:
     """Change what is given of a destination. What is owed to it goes where it is then.
 
@@ -157,9 +172,11 @@ def edit(
 
     if profile is not None:
         read_config(ctx).evidence.profile(profile)
-    for title in (called, calling):
-        if title:
-            check_ae_title(title)
+    options = {"--host": host, "--called": called, "--port": port, "--calling": calling}
+    check_place(web=web, plain=plain, given={**options, "--retrieve": retrieve}, is_new=False)
+    url = None
+    if web is not None:
+        url, host, port = web_place(web, plain=plain)
     given = {
         "host": host,
         "port": port,
@@ -169,6 +186,7 @@ def edit(
         "retrieve": None if retrieve is None else retrieve.value,
         "commitment": commit,
         "window": None if window is None else _window(window),
+        "url": url,
     }
     changes: dict[str, str | int | None] = {
         field: value for field, value in given.items() if value is not None
@@ -178,6 +196,7 @@ def edit(
     if calling == "":
         changes["calling_ae"] = None
     with opened(ctx) as index:
+        check_kind(destinations.get(index, name), changes)
         destinations.edit(index, name, changes, actor=actor())
     print(f"Destination {name} is changed: {', '.join(changes)}.")
 
@@ -273,14 +292,17 @@ def remove(ctx: typer.Context, name: Name) -> None:
 
 @app.command()
 def echo(ctx: typer.Context, name: Name) -> None:
-    """Ask a destination whether it answers (C-ECHO). Exit code 5 when it does not.
+    """Ask a destination whether it answers (C-ECHO; a DICOMweb service: QIDO-RS). Exit code 5 when it does not.
 
     Example: `osteonode destinations echo PACS`
     """
-    from node.cli.network import ask
+    from node.cli.network import ask, ask_web
     from storage.index import destinations
 
     config = read_config(ctx)
     with opened(ctx) as index:
         destination = destinations.get(index, name)
-    ask(config, destination)
+    if destination.is_web:
+        ask_web(config, destination)
+    else:
+        ask(config, destination)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 
@@ -24,6 +23,7 @@ from pipelines.evidence.profile import Profile
 from pipelines.evidence.request import Installation
 from pipelines.manifest import Manifest
 from pipelines.performing import Performed, PerformRequest, choose_device, perform
+from pipelines.reading import READ_ERRORS, read_file
 from pipelines.registry import PipelineEntry, load_pipeline
 from pipelines.uids import derive_workitem_uid
 from storage.model import Header, MeasurementRow, Parameters, Rule, Series, utcnow
@@ -142,9 +142,9 @@ def find_series(path: Path) -> tuple[FoundSeries, ...]:
     frames: dict[tuple[str, str], int] = defaultdict(int)
     for file in _files(path):
         try:
-            ds = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+            ds = read_file(file, stop_before_pixels=True, only=_TAGS)
             count = int(ds.get("NumberOfFrames") or 1)
-        except (InvalidDicomError, OSError, EOFError, ValueError, TypeError):
+        except (InputError, *READ_ERRORS):
             continue
         series, instance = ds.get("SeriesInstanceUID"), ds.get("SOPInstanceUID")
         key = str(ds.get("StudyInstanceUID", "")), str(series)

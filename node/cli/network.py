@@ -35,7 +35,7 @@ _PROGRESS = (
     TimeRemainingColumn(),
 )
 #: Wildcard addresses to listen on, and where to reach them.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - never bound
 
 
 def echo(
@@ -155,6 +155,20 @@ def ask(config: Config, destination: Destination, *, to_self: bool = False) -> N
     )
     where = f"{destination.called_ae} at {destination.host}:{destination.port}"
     print(f"{where} answers, in {1000 * seconds:.0f} ms.")
+
+
+def ask_web(config: Config, destination: Destination) -> None:
+    """Search a DICOMweb service for what nobody has, and say what came of it.
+
+    Raises
+    ------
+    DeliveryError
+        When it does not answer, or refuses.
+    """
+    from node.qido import echo
+
+    seconds, status = echo(destination, config=config)
+    print(f"{destination.url} answers QIDO-RS with {status}, in {1000 * seconds:.0f} ms.")
 
 
 def _hush() -> None:

@@ -66,7 +66,9 @@ def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> Non
     from storage.index import destinations
 
     manifests = find_pipelines(read_config(ctx).pipelines.folders).manifests
-    known = [destination.name for destination in destinations.list_destinations(index)]
+    listed = destinations.list_destinations(index)
+    known = [destination.name for destination in listed]
+    by_web = {destination.name for destination in listed if destination.is_web}
     for rule in wanted:
         if re.fullmatch(NAME, rule.name) is None:
             raise RuleError(
@@ -77,6 +79,11 @@ def check_rules(ctx: typer.Context, index: Index, wanted: Iterable[Rule]) -> Non
         if rule.prior_from and not rule.prior:
             raise RuleError(
                 f"Rule {rule.name!r}: --prior-from does nothing without --compare-prior."
+            )
+        if rule.prior_from in by_web:
+            raise RuleError(
+                f"Rule {rule.name!r}: --prior-from {rule.prior_from}: a DICOMweb service is sent to, not fetched from; "
+                "name a remote AE."
             )
         for name in filter(None, (*rule.destinations, rule.prior_from)):
             if name not in known:

@@ -8,12 +8,13 @@ from node.conformance import annexes
 from node.conformance.network import BEHAVIORS
 from node.conformance.statement import Statement
 from node.conformance.text import contents, table, yes
+from node.conformance.web import write_web
 from node.scu import Outcome
 from node.tls import CIPHER_SUITES
 
 #: What a conformance statement may offer and this node does not (PS3.2 N.1).
 _ABSENT = (
-    ("DICOM Web Services", "no URI, Studies, Worklist or other web service"),
+    ("DICOM Web Services", "none as origin server; as user agent 5.5 and 5.6"),
     ("Media Services", "no media is written or read"),
     ("Real-Time Video Service", "none"),
     ("De-identification Profiles", "none; nothing is de-identified"),
@@ -238,6 +239,10 @@ ae_title`, or by C-GET, as the destination says; for C-GET each SOP Class of the
 ### 5.5 Unified Procedure Step service as pull performer (UPS-RS, PS3.18 11)
 
 {_worklists(statement)}
+
+### 5.6 Storage and search over the web (STOW-RS and QIDO-RS as user agent, PS3.18 10.5 and 10.6)
+
+{write_web(_FAILED)}
 """
 
 
@@ -268,7 +273,7 @@ def _configuration(statement: Statement) -> str:
 ## 6 Configuration
 
 Settings that a peer sees something of. Destinations (`osteonode destinations add`) have a host, a port, an AE title
-and, where it differs, our AE title towards them.
+and, where it differs, our AE title towards them; or the URL of DICOMweb services.
 
 {table(("Setting", "In force", "Default", "What it is"), rows)}
 """

@@ -21,7 +21,7 @@ from pipelines.registry import Registry
 PRODUCT = "OsteoNode"
 #: Settings that a peer sees something of; what lies on this machine is nobody's business.
 _SECTIONS = ("node", "receive", "routing", "delivery")
-_NOT_SEEN = ("data", "log_level", "log_format")
+_NOT_SEEN = ("data", "log_level", "log_format", "web")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,14 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
 
+from pipelines.evidence.copied import tidy
 from pipelines.evidence.equipment import contributing_equipment
 from pipelines.evidence.request import EvidenceRequest, Request
 from pipelines.uids import derive_series_uid, derive_sop_instance_uid, derive_uid
 
+#: PS3.5 6.2, and the forms with delimiters of its older editions.
+_DATE = re.compile(r"\d{8}|\d{4}[.-]\d{2}[.-]\d{2}")
+_TIME = re.compile(r"\d{2}(:?\d{2}(:?\d{2}(\.\d{1,6})?)?)? *")
 #: Our series come after everything a modality makes.
 FIRST_SERIES_NUMBER = 9000
 #: Kind of evidence -> what its series' description says besides; by place, its place among the series of a run.
@@ -181,6 +185,7 @@ def finish(ds: Dataset, request: Request, *, also: Sequence[Code] = ()) -> None:
     _identify_private_schemes(ds, (*request.codes, *also))
     for keyword in ("PatientName", "ReferringPhysicianName"):
         setattr(ds, keyword, source.get(keyword))
+    tidy(ds)
 
 
 def _identify_private_schemes(ds: Dataset, said: Iterable[Code]) -> None:
@@ -246,9 +251,10 @@ def _valid(ds: Dataset, keyword: str) -> Any:
     try:
         match dictionary_VR(keyword):
             case "DA":
-                return DA(value)
+                # Python takes four characters of any kind for a pickled date: "A\r\nB" is in October 16653.
+                return DA(value) if _DATE.fullmatch(str(value)) else None
             case "TM":
-                return TM(value)
+                return TM(value) if _TIME.fullmatch(str(value)) else None
     except ValueError:
         return None
     # PS3.3 C.7.1.1: enumerated values of Patient's Sex.

@@ -34,6 +34,7 @@ KIND: Final = "SR refusal"
 _OUT_OF_RESOURCES: Final = frozenset({"memory-limit", "time-limit"})
 _BROKEN: Final = frozenset(
     {
+        "evidence-altered",
         "evidence-unproven",
         "manifest-invalid",
         "no-cluster",
@@ -41,6 +42,7 @@ _BROKEN: Final = frozenset(
         "pipeline-broken",
         "pipeline-crashed",
         "pipeline-error",
+        "pipeline-not-permitted",
         "result-invalid",
         "weights-invalid",
         "weights-missing",

@@ -110,7 +110,7 @@ def settle(  # noqa: PLR0913 - one transition
     Parameters
     ----------
     status
-        DIMSE status of the answer; None when there was none.
+        DIMSE status of the answer (of STOW-RS, Failure or Warning Reason); None when there was none.
     next_attempt_at
         Only for PENDING; `now` when None.
 
@@ -156,6 +156,18 @@ def settle(  # noqa: PLR0913 - one transition
         if state is DeliveryState.SENT and delivery.evidence.rejects:
             _retract(connection, delivery, now)
     return True
+
+
+def put_off(index: Index, destination: str, *, until: datetime) -> int:
+    """Nothing is due to a destination before: it wants to be left alone for so long; how many that concerns."""
+    statement = (
+        update(_table)
+        .where(_table.c.destination == destination)
+        .where(_table.c.state == DeliveryState.PENDING, _table.c.next_attempt_at < until)
+        .values(next_attempt_at=until)
+    )
+    with index.begin() as connection:
+        return connection.execute(statement).rowcount
 
 
 def _retract(connection: Connection, note: Delivery, now: datetime) -> None:

@@ -158,7 +158,7 @@ def _make_engine(url: URL) -> Engine:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         json_serializer=dump_json,
         # Parameters are patients' names; an error's text goes into the log.
@@ -169,6 +169,17 @@ def _make_engine(url: URL) -> Engine:
         pool_size=10,
         max_overflow=20,
     )
+    event.listen(engine, "connect", _commit_durably)
+    return engine
+
+
+def _commit_durably(connection: Any, _record: object) -> None:
+    # A server set to `off` answers before a commit is on disk, and loses it in a crash: 0x0000 was answered by then.
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

@@ -7,7 +7,7 @@ Kinds written by the index: `instance-conflict`, `instance-accepted`, `study-eva
 `delivery-committed`, `delivery-failed`, `delivery-retried`, `rule-added`, `rule-edited`, `rule-enabled`,
 `rule-disabled`, `rule-removed`, `destination-added`, `destination-removed`; `procedure-step-`
 with each state of a worklist's step; `file-` with each state of a file's mark. The node writes `archive-verified`,
-`archive-repaired`, `study-expired`, `disk-low`, `disk-full`, `disk-enough`.
+`archive-repaired`, `study-expired`, `disk-low`, `disk-full`, `disk-enough`. `clock-set-back`: `storage.index.clock`.
 """
 
 from __future__ import annotations

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import sqlite3
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-import psutil
-from nodes import Node
-from peer import Pacs
 
 
 class Kind(StrEnum):
@@ -23,84 +16,86 @@ class Kind(StrEnum):
     WORKER = "kill -9 of a worker"
     BOTH = "kill -9 of both"
     PACS = "the PACS stops and returns"
-    DATABASE = "the database is locked"
+    LOCK = "the database is locked"
+    RESTART = "the database is restarted"
+    AWAY = "the database goes away"
+    DISK = "the disk fills"
+    CLOCK = "the clock jumps"
+    DESCRIPTORS = "file descriptors run out"
+    HANG = "a pipeline hangs"
+    LEAK = "a pipeline leaks memory"
+    SEGFAULT = "a pipeline segfaults"
+    FLOOD = "a pipeline floods its log"
 
 
 KILLS = (Kind.NODE, Kind.WORKER, Kind.BOTH)
+#: How often one is drawn among the others.
+_WEIGHTS = {
+    Kind.NODE: 24,
+    Kind.WORKER: 14,
+    Kind.BOTH: 14,
+    Kind.PACS: 3,
+    Kind.LOCK: 3,
+    Kind.RESTART: 3,
+    Kind.AWAY: 1,
+    Kind.DISK: 3,
+    Kind.CLOCK: 3,
+    Kind.DESCRIPTORS: 3,
+    Kind.HANG: 1,
+    Kind.LEAK: 1,
+    Kind.SEGFAULT: 2,
+    Kind.FLOOD: 1,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blow:
-    """When, after the one before; what; and for how long."""
+    """When, after the one before; what; for how long; and how much, from 0 to 1."""
 
     after_s: float
     kind: Kind
     lasts_s: float
+    much: float
 
 
-def plan(seed: int, kills: int) -> Iterator[Blow]:
-    """Blows until there were so many kills; the same for the same seed. The first three are of each kind of kill."""
+def plan(
+    seed: int, kills: int, kinds: Collection[Kind] = tuple(Kind), once: Sequence[Kind] = ()
+) -> Iterator[Blow]:
+    """Blows of `kinds` until there were so many kills; the same for the same seed.
+
+    The first three kills are of each kind; half-way comes each of `once`, however few the kills are.
+    """
     chance = random.Random(seed)  # noqa: S311 - keeps no secret
+    known = [kind for kind in Kind if kind in kinds]
     first = list(KILLS)
     chance.shuffle(first)
     done = 0
     while done < kills:
-        drawn = chance.choices(list(Kind), weights=(4, 2, 2, 2, 2))[0]
+        drawn = chance.choices(known, weights=[_WEIGHTS[kind] for kind in known])[0]
         kind = first[done] if done < len(first) else drawn
         done += kind in KILLS
-        lasts_s = chance.uniform(0.0, 0.6) if kind in KILLS else chance.uniform(0.5, 3.0)
-        yield Blow(after_s=chance.uniform(0.3, 3.5), kind=kind, lasts_s=lasts_s)
+        longest_s = _longest(kind, kills)
+        yield Blow(
+            after_s=chance.uniform(0.2, 2.0),
+            kind=kind,
+            lasts_s=chance.uniform(0.0, longest_s),
+            much=chance.random(),
+        )
         if done == kills // 2 and kind in KILLS:
-            # However few kills there are.
-            for other in (Kind.PACS, Kind.DATABASE):
-                yield Blow(after_s=chance.uniform(0.2, 1.0), kind=other, lasts_s=1.0)
+            for other in (one for one in once if one in known):
+                yield Blow(
+                    after_s=chance.uniform(0.2, 0.6), kind=other, lasts_s=1.0, much=chance.random()
+                )
 
 
-def strike(blow: Blow, node: Node, pacs: Pacs) -> None:
-    """One blow; the node and the PACS are there again afterwards."""
-    match blow.kind:
-        case Kind.NODE:
-            node.kill()
-            time.sleep(blow.lasts_s)
-            node.start()
-        case Kind.WORKER:
-            _kill_workers(node)
-        case Kind.BOTH:
-            _kill_workers(node)
-            node.kill()
-            time.sleep(blow.lasts_s)
-            node.start()
-        case Kind.PACS:
-            pacs.stop()
-            time.sleep(blow.lasts_s)
-            pacs.start()
-        case Kind.DATABASE:
-            _lock_database(node, blow.lasts_s)
-
-
-def _kill_workers(node: Node) -> None:
-    assert node.process is not None
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(node.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                # Dask's workers, not what multiprocessing counts its resources with.
-                if "spawn_main" in " ".join(process.cmdline()):
-                    process.kill()
-
-
-def _lock_database(node: Node, lasts_s: float) -> None:
-    """As another program that writes, and takes its time."""
-    path = node.database_url.removeprefix("sqlite:///")
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-    try:
-        with contextlib.suppress(sqlite3.OperationalError):
-            connection.execute("BEGIN IMMEDIATE")
-            time.sleep(lasts_s)
-            connection.execute("ROLLBACK")
-    finally:
-        connection.close()
+def _longest(kind: Kind, kills: int) -> float:
+    """Seconds; a long run has time for a minute without a database."""
+    if kind in KILLS:
+        return 0.6
+    return 60.0 if kind is Kind.AWAY and kills >= 50 else 4.0
 
 
 def summary(blows: list[Blow]) -> str:
     """How many of each."""
-    return ", ".join(f"{count} x {kind}" for kind, count in Counter(b.kind for b in blows).items())
+    counts = Counter(b.kind for b in blows)
+    return ", ".join(f"{counts[kind]} x {kind}" for kind in Kind if counts[kind])

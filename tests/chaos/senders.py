@@ -54,10 +54,11 @@ class Sender(threading.Thread):
         count = 0
         while not self._stopped.is_set():
             count += 1
-            self._send_study(1000 * self._number + count)
+            self.send_study(1000 * self._number + count)
             self._stopped.wait(self._random.uniform(0.2, 1.5))
 
-    def _send_study(self, number: int) -> None:
+    def send_study(self, number: int) -> None:
+        """One study, until all of it was answered 0x0000."""
         series = make_series(study=number, geometry=Geometry(slices=self._random.randint(4, 9)))
         left = list(series)
         deadline = time.monotonic() + PATIENCE_S

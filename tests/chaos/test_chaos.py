@@ -8,24 +8,33 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from blows import Blow, Kind, plan, strike, summary
+from blows import Blow, Kind, plan, summary
 from books import imbalances, is_settled
-from nodes import Node, wait_for
+from nodes import wait_for
 from peer import Pacs
+from postgresql import BOTH, serve
+from scene import Scene, make_scene
 from senders import Ledger, Sender
 
+from migrations.commands import upgrade
 from node.config import Config, load
 from storage.archive import Archive
 from storage.index import Index, instances
 
 SENDERS = 2
-#: A blow may cost a run or an attempt: none of these may be what is tested here.
-SETTINGS = {
-    "OSTEONODE_COMPUTE__MAX_ATTEMPTS": "1000",
-    "OSTEONODE_DELIVERY__MAX_ATTEMPTS": "100000",
+#: Bytes of log for each kill, all told.
+LOG = 1_000_000
+#: However short a run is: each kind on one of the databases.
+ONCE = {
+    "sqlite": (Kind.PACS, Kind.LOCK, Kind.DISK, Kind.CLOCK, Kind.DESCRIPTORS),
+    "postgresql": (
+        *(Kind.LOCK, Kind.RESTART, Kind.AWAY),
+        *(Kind.SEGFAULT, Kind.LEAK, Kind.HANG, Kind.FLOOD),
+    ),
 }
 
 
@@ -35,34 +44,41 @@ def seed(request: pytest.FixtureRequest) -> int:
     return secrets.randbelow(1_000_000) if given is None else given
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    made = Node(folder=tmp_path / "node", settings=dict(SETTINGS))
-    yield made
-    made.kill_if_running()
+@pytest.fixture(params=BOTH)
+def scene(request: pytest.FixtureRequest, tmp_path: Path, pacs: Pacs) -> Iterator[Scene]:
+    """On SQLite, then on a PostgreSQL server of its own."""
+    with ExitStack() as stack:
+        server = url = None
+        if request.param == "postgresql":
+            server = stack.enter_context(serve())
+            url = server.url("postgres")
+            upgrade(url)
+        yield stack.enter_context(make_scene(tmp_path, pacs, server, url))
 
 
 def test_the_same_seed_plans_the_same(seed: int) -> None:
     assert list(plan(seed, 20)) == list(plan(seed, 20))
-    assert {blow.kind for blow in plan(seed, 3)} == set(Kind)
+    planned = {blow.kind for once in ONCE.values() for blow in plan(seed, 3, once=once)}
+    assert planned == set(Kind)
 
 
 @pytest.mark.timeout(0)
-def test_the_books_balance(
-    node: Node, pacs: Pacs, seed: int, request: pytest.FixtureRequest
-) -> None:
+def test_the_books_balance(scene: Scene, seed: int, request: pytest.FixtureRequest) -> None:
     kills: int = request.config.getoption("--chaos-kills")
-    print(f"\nchaos: --chaos-seed {seed} --chaos-kills {kills}")
+    node, pacs = scene.node, scene.pacs
+    print(f"\nchaos: --chaos-seed {seed} --chaos-kills {kills} {scene.lacking}")
     node.start()
-    node.route_to(pacs.port)
+    node.route_to(pacs.port, pipeline="moody")
     ledger = Ledger()
     senders = [Sender(n + 1, seed, node.port, ledger) for n in range(SENDERS)]
     for sender in senders:
         sender.start()
     began, struck = time.monotonic(), list[Blow]()
-    for blow in plan(seed, kills):
+    once = ONCE["postgresql" if scene.server else "sqlite"]
+    for blow in plan(seed, kills, scene.kinds, once):
         time.sleep(blow.after_s)
-        strike(blow, node, pacs)
+        print(f"{time.monotonic() - began:7.1f} s  {blow.kind} ({blow.lasts_s:.1f} s)", flush=True)
+        scene.strike(blow)
         struck.append(blow)
     for sender in senders:
         sender.stop()
@@ -76,7 +92,9 @@ def test_the_books_balance(
             timeout_s=60 + 3 * len(ledger.studies),
         )
     assert node.stop() == 0
-    config = load(node.config)
+    # A flood of 100 MB is no flood of the node's log.
+    assert (node.folder / "node.log").stat().st_size < LOG * max(10, kills)
+    config = load(node.config, node.settings)
     with node.index() as index:
         wrong = imbalances(config, Archive(config.archive_url), index, ledger, pacs)
     print(

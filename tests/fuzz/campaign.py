@@ -4,7 +4,8 @@
     python -m fuzz.campaign --seed 1 --only 4711            one input again
 
 Half of the inputs are conversations (`wire`), half are files (`files`), which are sent by C-STORE and read as a worker
-reads them. Each is made of the seed and its number. Exit status 1 when anything is a fault.
+reads them; where atheris is installed (`pip install -e '.[fuzz]'`) a tenth is made by it for the header reader
+(`guided`). Each of the others is made of the seed and its number. Exit status 1 when anything is a fault.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -45,6 +48,15 @@ _REFUSALS = re.compile(r"\b(?:instance_refused|instance_not_kept|archive_full|st
 
 #: Its door would close on one address that comes so often.
 UNLIMITED = {"OSTEONODE_RECEIVE__MAX_RATE": "0"}
+#: Below its folder: what a node leaves among the temporary files is seen.
+TEMPORARY = "tmp"
+
+
+def make_node(folder: Path) -> Node:
+    """A node to be fed, not started."""
+    temporary = folder / TEMPORARY
+    temporary.mkdir(parents=True)
+    return Node(folder=folder, settings={**UNLIMITED, "TMPDIR": str(temporary)})
 
 
 @dataclass(kw_only=True)
@@ -57,6 +69,8 @@ class Report:
     refused: int = 0
     #: Keys of instances that were answered 0x0000.
     kept: set[str] = field(default_factory=set)
+    #: Of each kind of work: the longest an input took, in seconds, and its number.
+    slowest: dict[str, tuple[float, int]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, number: int, kind: str, fault: str = "") -> None:
@@ -65,6 +79,11 @@ class Report:
             self.counts[kind] += 1
             if fault:
                 self.faults.append(f"input {number}: {fault}")
+
+    def time(self, number: int, kind: str, seconds: float) -> None:
+        """How long it took."""
+        with self.lock:
+            self.slowest[kind] = max(self.slowest.get(kind, (0.0, 0)), (seconds, number))
 
     def take(self, statuses: Sequence[int]) -> None:
         """Answers to C-STORE requests."""
@@ -76,6 +95,10 @@ class Report:
     def lines(self) -> list[str]:
         """To print."""
         counted = [f"{count:8} {kind}" for kind, count in sorted(self.counts.items())]
+        counted += [
+            f"{seconds:8.2f} s at most: {kind}, input {number}"
+            for kind, (seconds, number) in sorted(self.slowest.items())
+        ]
         kinds: dict[str, list[str]] = {}
         for fault in self.faults:
             kinds.setdefault(re.sub(r"[0-9]+|'.*'", "#", fault), []).append(fault)
@@ -111,7 +134,9 @@ def run(node: Node, numbers: Sequence[int], seed: int, originals: Sequence[Sampl
 
 def _talk(node: Node, number: int, seed: int, report: Report) -> None:
     conversation = make_conversation(Random(f"{seed}-{number}"), make_right)
+    started = time.monotonic()
     outcome = _converse(node, conversation)
+    report.time(number, "wire", time.monotonic() - started)
     report.add(number, f"wire: {outcome.kind}", outcome.fault)
     # Of a conversation that was broken, a message may be answered that was never meant as a C-STORE.
     report.take(outcome.statuses)
@@ -163,7 +188,27 @@ def _read(reader: Reader, samples: list[tuple[int, Sample]], path: Path, report:
         reading = reader.read(sample.transfer_syntax_uid, path)
         report.add(number, f"header: {reading.header or 'fault'}", reading.fault)
         report.add(number, f"series: {reading.series or 'fault'}")
+        report.time(number, "header and series", reading.took_s)
+        report.counts["most memory of the reader, MB"] = max(
+            report.counts["most memory of the reader, MB"], reading.memory_mb
+        )
     path.unlink(missing_ok=True)
+
+
+def run_guided(runs: int, seed: int, report: Report) -> None:
+    """A share of the inputs made by atheris, which looks for those that reach new lines of the header reader."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz.guided", f"-runs={runs}", f"-seed={seed}"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    report.counts["header by coverage"] += runs
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if "Error" in line or "==" in line]
+        report.faults.append(f"the header reader, guided: {' | '.join(said)[:600]}")
 
 
 # -- what must be true after it -------------------------------------------------------------------
@@ -208,8 +253,12 @@ def _associations_left(node: Node) -> Iterator[str]:
 
 
 def _files(node: Node, report: Report) -> Iterator[str]:
-    """Only what the node says it makes lies in its folder, and everything it answered 0x0000 to."""
+    """Only what the node says it makes lies in its folder and around it, and everything it answered 0x0000 to."""
     data = node.folder / "data"
+    known = {data, node.config, node.folder / "node.log", node.folder / TEMPORARY}
+    for path in (*node.folder.iterdir(), *(node.folder / TEMPORARY).iterdir()):
+        if path not in known:
+            yield f"a file outside the archive: {path.name}"
     archive = Archive(str(data / "archive"))
     for path in data.rglob("*"):
         name = path.relative_to(data).as_posix()
@@ -259,20 +308,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of real files to break as well")
     parser.add_argument("--most-bytes", type=int, default=300_000, help="of a real file")
     options = parser.parse_args(arguments)
-    numbers = range(options.inputs) if options.only is None else [options.only]
+    guided = options.inputs // 10 if find_spec("atheris") and options.only is None else 0
+    numbers = range(options.inputs - guided) if options.only is None else [options.only]
     started = time.monotonic()
     total = Report()
     with TemporaryDirectory(prefix="osteonode-fuzz-") as folder:
-        node = Node(folder=Path(folder), settings=UNLIMITED)
+        node = make_node(Path(folder))
         node.start()
         try:
             originals = seeds(options.data, options.most_bytes)
             total = run(node, numbers, options.seed, originals)
+            if guided:
+                run_guided(guided, options.seed, total)
         finally:
             node.kill_if_running()
     seconds = time.monotonic() - started
     print(
-        f"{len(numbers)} inputs of seed {options.seed} in {seconds:.0f} s", *total.lines(), sep="\n"
+        f"{len(numbers) + guided} inputs of seed {options.seed} in {seconds:.0f} s",
+        *total.lines(),
+        sep="\n",
     )
     return 1 if total.faults else 0
 

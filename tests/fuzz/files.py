@@ -42,6 +42,16 @@ _TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.5",
 )  # fmt: skip
 
+#: SIZ of JPEG 2000, SOF of JPEG and JPEG-LS, first item of Pixel Data: where the numbers after them are.
+_CODESTREAMS = (
+    (b"\xff\x4f\xff\x51", 4, 44),
+    (b"\xff\xf7", 2, 10),
+    (b"\xff\xc3", 2, 10),
+    (b"\xff\xc0", 2, 10),
+    (b"\xe0\x7f\x10\x00", 8, 100),
+    (b"\x28\x00\x08\x00", 8, 10),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -74,6 +84,10 @@ def make_sample(random: Random, originals: Sequence[Sample]) -> Sample:
         return sample
     for _ in range(random.choice((1, 1, 1, 1, 2, 4))):
         name, change = random.choice(_DAMAGE)
+        data = change(random, sample.data)
+        sample = replace(sample, data=data, broken=(*sample.broken, name))
+    if random.random() < 0.03:
+        name, change = random.choice(_EXCESS)
         data = change(random, sample.data)
         sample = replace(sample, data=data, broken=(*sample.broken, name))
     if random.random() < 0.05:
@@ -249,6 +263,42 @@ def _vr(random: Random, data: bytes) -> bytes:
     return data[:at] + vr + data[at + 2 :]
 
 
+def _codestream(random: Random, data: bytes) -> bytes:
+    """Another size in the header of a codestream, or in the first item of Pixel Data and the table in it."""
+    marker, first, last = random.choice(_CODESTREAMS)
+    at = data.rfind(marker)
+    if at < 0:
+        return data
+    at += random.randrange(first, last)
+    form = random.choice((">H", ">I", "<I"))
+    value = random.choice(_NUMBERS) & (256 ** struct.calcsize(form) - 1)
+    return data[:at] + struct.pack(form, value) + data[at + struct.calcsize(form) :]
+
+
+def _element_start(random: Random, data: bytes) -> int:
+    starts = [at for at in range(0, min(len(data) - 8, 3000), 2) if data[at + 4 : at + 6].isupper()]
+    return random.choice(starts) if starts else 0
+
+
+def _long(random: Random, data: bytes) -> bytes:
+    """A text of 1 MB, in the VR and at the place where it is worst."""
+    at = _element_start(random, data)
+    tag = data[at : at + 4] if random.random() < 0.5 else b"\x10\x00\x00\x40"
+    vr = random.choice((b"UT", b"UC", b"UN", b"UR"))
+    text = (random.choice(_TEXTS) * (1 << 20))[: 1 << 20]
+    return data[:at] + tag + vr + struct.pack("<xxI", len(text)) + text + data[at:]
+
+
+def _nested(random: Random, data: bytes) -> bytes:
+    """10,000 sequences in each other, of undefined length, which may end or not."""
+    at, depth = _element_start(random, data), 10_000
+    deeper = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    ends = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0" * random.choice(
+        (depth, depth - 1, 0)
+    )
+    return data[:at] + deeper * depth + ends + data[at:]
+
+
 def _splice(random: Random, sample: Sample, other: Sample) -> Sample:
     at, where = _place(random, sample.data), _place(random, other.data)
     data = sample.data[:at] + other.data[where:]
@@ -268,6 +318,13 @@ _DAMAGE: tuple[tuple[str, Callable[[Random, bytes], bytes]], ...] = (
     ("value", _value),
     ("value", _value),
     ("vr", _vr),
+    ("codestream", _codestream),
+    ("codestream", _codestream),
+)
+#: Large ones, now and then.
+_EXCESS: tuple[tuple[str, Callable[[Random, bytes], bytes]], ...] = (
+    ("long", _long),
+    ("nested", _nested),
 )
 
 

@@ -17,13 +17,14 @@ import time
 import traceback
 import warnings
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 #: Reading one small file may take this long, and this much memory in all.
 HANG_S = 5.0
 _MEMORY = 2 << 30
+#: Of which this much may really be used, libraries included.
+MOST_MEMORY_MB = 800
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,9 @@ class Reading:
     header: str
     series: str
     fault: str = ""
+    took_s: float = 0.0
+    #: Of the process, at most, since it was started.
+    memory_mb: int = 0
 
 
 class Reader:
@@ -77,12 +81,19 @@ class Reader:
             self._end()
             self._start()
             what = f"hung for {2 * HANG_S:g} s" if code is None else f"died with {code}"
-            return Reading(header=what, series=what, fault=f"the reader {what}")
-        fault = str(answer["fault"])
+            return Reading(header=what, series=what, fault=f"the reader {what}", took_s=2 * HANG_S)
+        fault, memory = str(answer["fault"]), int(answer["memory_mb"])
         took = time.monotonic() - started
         if not fault and took > HANG_S:
             fault = f"took {took:.1f} s"
-        return Reading(header=answer["header"], series=answer["series"], fault=fault)
+        if memory > MOST_MEMORY_MB:
+            # Its most is for good: another process, so that the next file is not blamed.
+            fault = fault or f"the reader took {memory} MB"
+            self._end()
+            self._start()
+        return Reading(
+            header=answer["header"], series=answer["series"], fault=fault, took_s=took, memory_mb=memory,
+        )  # fmt: skip
 
     def _answer(self, timeout_s: float) -> dict[str, Any] | None:
         assert self._process is not None
@@ -98,13 +109,13 @@ def _demand_decent(refusal: str) -> None:
     assert len(refusal) < 2000, "the refusal is a flood"
 
 
-def _read_header(syntax: str, content: bytes) -> str:
+def read_header_of(syntax: str, data: bytes) -> str:
+    """What the listener makes of a data set: the status of its refusal, or that it was read."""
     from node.errors import ReceiveError
     from node.header import read_header
 
-    length = int.from_bytes(content[140:144], "little")
     try:
-        parsed = read_header(syntax, content[144 + length :])
+        parsed = read_header(syntax, data)
     except ReceiveError as error:
         _demand_decent(str(error))
         return f"0x{error.status:04X}"
@@ -128,15 +139,14 @@ def _read_series(path: Path) -> str:
 
 def _decode(path: Path) -> str:
     """The pixels, as of one slice of a series that is a volume."""
-    from pydicom import dcmread
-
     from pipelines.enhanced import is_enhanced
     from pipelines.errors import InputError
     from pipelines.pixels import modality_values
+    from pipelines.reading import read_file
     from pipelines.reconstruction import is_nuclear
     from pipelines.series import read_series
 
-    ds = dcmread(BytesIO(path.read_bytes()))
+    ds = read_file(path)
     try:
         if is_enhanced(ds) or is_nuclear(ds):
             read_series([path])
@@ -159,11 +169,14 @@ class _Heard(logging.Handler):
         self.lines.append(self.format(record))
 
 
-def _examine(syntax: str, path: Path, heard: _Heard) -> dict[str, str]:
-    answer = {"header": "", "series": "", "fault": ""}
+def _examine(syntax: str, path: Path, heard: _Heard) -> dict[str, Any]:
+    answer: dict[str, Any] = {"header": "", "series": "", "fault": ""}
     heard.lines.clear()
     try:
-        answer["header"] = _read_header(syntax, path.read_bytes())
+        content = path.read_bytes()
+        # PS3.10 7.1: the group length of the file meta information ends at byte 144.
+        data = content[144 + int.from_bytes(content[140:144], "little") :]
+        answer["header"] = read_header_of(syntax, data)
         answer["series"] = _read_series(path)
     except BaseException as error:
         where = traceback.extract_tb(error.__traceback__)
@@ -172,6 +185,7 @@ def _examine(syntax: str, path: Path, heard: _Heard) -> dict[str, str]:
     if not answer["fault"] and any("QZXJ" in line for line in heard.lines):
         line = next(line for line in heard.lines if "QZXJ" in line)
         answer["fault"] = f"a log line names the patient: {line[:200]}"
+    answer["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return answer
 
 

@@ -23,7 +23,7 @@ DATA = Path(os.environ.get("OSTEONODE_TEST_DATA", ROOT.parent / "shared" / "data
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One node for all of them: what harms it may show later."""
-    node = Node(folder=tmp_path_factory.mktemp("node"), settings=campaign.UNLIMITED)
+    node = campaign.make_node(tmp_path_factory.mktemp("node"))
     node.start()
     yield node
     node.kill_if_running()
@@ -70,7 +70,7 @@ def test_every_seed_has_the_marker_and_no_campaign_lacks_damage() -> None:
     assert all(MARKER in sample.data for sample in plain)
     assert all(MARKER in piece for piece in [make_right(Random(1))[1]])
     made = [make_sample(Random(number), originals) for number in range(300)]
-    assert len({name for sample in made for name in sample.broken}) >= 9
+    assert len({name for sample in made for name in sample.broken}) >= 11
     said = [make_conversation(Random(number), make_right) for number in range(300)]
     assert len({name for conversation in said for name in conversation.broken}) >= 10
 
@@ -81,12 +81,22 @@ def test_a_node_that_leaks_a_name_is_a_fault(node: Node) -> None:
     with (node.folder / "node.log").open("a", encoding="utf-8") as log:
         log.write(f"refused {MARKER.decode()}^JANE\nred \x1b[31m\n")
     stray = node.folder / "data" / "passwd"
-    stray.write_text("x", encoding="utf-8")
+    outside = node.folder / campaign.TEMPORARY / "passwd"
+    for path in (stray, outside):
+        path.write_text("x", encoding="utf-8")
     report.refused = 10**9
     report.kept.add("0/0/" + "0" * 64 + ".dcm")
     faults = "\n".join(campaign.look_after(node, report))
     stray.unlink()
-    for said in ("names the patient", "control characters", "nobody expects", "refusals", "0x0000"):
+    outside.unlink()
+    for said in (
+        "names the patient",
+        "outside the archive",
+        "control characters",
+        "nobody expects",
+        "refusals",
+        "0x0000",
+    ):
         assert said in faults
 
 

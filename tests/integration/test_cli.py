@@ -355,6 +355,7 @@ def test_destinations(ready: Run, pacs: Pacs) -> None:
             "commitment": False,
             "window": "",
             "paused_at": None,
+            "url": "",
         }
     ]
     assert "answers" in ready("destinations", "echo", "PACS").out

@@ -24,7 +24,7 @@ import pytest
 from pydicom import dcmread
 from tasks import make_task
 
-from node.cluster import find_devices
+from node.cluster import find_devices, worker_folder
 from node.compute import Compute, PerformOutcome
 from node.config import ComputeSection
 from node.errors import PerformError
@@ -36,9 +36,15 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def compute(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compute]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the workers of `compute` write."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def compute(scratch: Path) -> Iterator[Compute]:
     """One set of workers for the tests that leave it as they found it: a killed worker comes back."""
-    with Compute(ComputeSection(threads=1), scratch=tmp_path_factory.mktemp("scratch")) as compute:
+    with Compute(ComputeSection(threads=1), scratch=scratch) as compute:
         yield compute
 
 
@@ -90,10 +96,11 @@ def _refuses_strangers(port: int) -> bool:
         return True
 
 
-def _in_background(compute: Compute, url: str) -> Future[PerformOutcome]:
+def _in_background(compute: Compute, scratch: Path, url: str) -> Future[PerformOutcome]:
     """A run of `sleeper`, asleep when this returns."""
     ended: Future[PerformOutcome] = Future()
-    mark = Path(f"{url}.mark")
+    mark = worker_folder(scratch, "cpu") / "mark"
+    mark.unlink(missing_ok=True)
     task = make_task(url, "sleeper", parameters={"seconds": 60.0, "mark": str(mark)})
 
     def run() -> None:
@@ -146,21 +153,24 @@ def test_the_same_task_twice_makes_the_same_objects(compute: Compute, url: str) 
     ]
 
 
-def test_a_second_run_finds_its_worker_warm(compute: Compute, url: str, tmp_path: Path) -> None:
+def test_a_second_run_finds_its_worker_warm(
+    compute: Compute, scratch: Path, url: str, tmp_path: Path
+) -> None:
     task = make_task(url)
     folder = tmp_path / "threshold_bone"
     shutil.copytree(task.pipeline_folder, folder)
     code = folder / "pipeline.py"
+    loads = worker_folder(scratch, "cpu") / "loads"
     counting = code.read_text(encoding="utf-8").replace(
         "def load(context: LoadContext)",
-        f"open({str(tmp_path / 'loads')!r}, 'a').write('load ')\n\n\ndef load(context: LoadContext)",
+        f"open({str(loads)!r}, 'a').write('load ')\n\n\ndef load(context: LoadContext)",
     )
     code.write_text(counting, encoding="utf-8")
     task = replace(task, pipeline_folder=folder)
     first, second = compute.perform(task), compute.perform(task)
 
     assert second.pid == first.pid != os.getpid()
-    assert (tmp_path / "loads").read_text(encoding="utf-8") == "load "
+    assert loads.read_text(encoding="utf-8") == "load "
 
 
 def test_a_changed_pipeline_is_read_again(compute: Compute, url: str, tmp_path: Path) -> None:
@@ -218,6 +228,14 @@ def test_a_crash_says_where_and_never_who(compute: Compute, url: str) -> None:
     assert "Patient" not in str(caught.value)
 
 
+def test_a_machine_without_descriptors_is_no_fault_of_the_pipeline(
+    compute: Compute, url: str
+) -> None:
+    # An ArchiveError is tried again, a PipelineError is final.
+    with pytest.raises(ArchiveError, match="Too many open files"):
+        compute.perform(make_task(url, "buggy", parameters={"bug": "descriptors"}))
+
+
 def test_a_result_that_breaks_the_contract_is_refused(compute: Compute, url: str) -> None:
     with pytest.raises(ManifestError, match="grid") as caught:
         compute.perform(make_task(url, "buggy", parameters={"bug": "shape"}))
@@ -235,6 +253,17 @@ def test_a_series_that_is_no_volume_is_refused(compute: Compute, url: str) -> No
 
     with pytest.raises(InputError):
         compute.perform(replace(task, inputs={"ct": task.inputs["ct"][:1]}))
+
+
+def test_a_manifest_that_cannot_be_read_now_may_be_read_later(
+    compute: Compute, url: str, tmp_path: Path
+) -> None:
+    task = replace(make_task(url, "sleeper"), pipeline_folder=tmp_path / "sleeper")
+    # As a machine without descriptors: an error of the system, and no word of the file's.
+    (tmp_path / "sleeper" / "pipeline.toml").mkdir(parents=True)
+    with pytest.raises(PerformError) as refused:
+        compute.perform(task)
+    assert refused.value.code == "manifest-unreadable"
 
 
 def test_a_file_that_is_gone_is_the_archives_fault(compute: Compute, url: str) -> None:
@@ -260,9 +289,9 @@ def test_a_crashing_process_costs_that_attempt_only(
     assert compute.perform(make_task(url)).evidence
 
 
-def test_a_killed_worker_is_noticed_at_once(compute: Compute, url: str) -> None:
+def test_a_killed_worker_is_noticed_at_once(compute: Compute, scratch: Path, url: str) -> None:
     pid = compute.perform(make_task(url)).pid
-    running = _in_background(compute, url)
+    running = _in_background(compute, scratch, url)
     os.kill(pid, signal.SIGKILL)
     killed_at = time.monotonic()
 
@@ -335,8 +364,23 @@ def test_a_run_can_be_cancelled_while_its_workers_start(tmp_path: Path, url: str
     assert caught.value.code == "canceled"
 
 
-def test_a_cancelled_run_ends_now(compute: Compute, url: str) -> None:
-    running = _in_background(compute, url)
+def test_a_cancelled_run_whose_worker_dies_was_cancelled(
+    compute: Compute, scratch: Path, url: str
+) -> None:
+    """As when the node stops: it counts no attempt, and the next start takes it up at once."""
+    pid = compute.perform(make_task(url)).pid
+    running = _in_background(compute, scratch, url)
+    compute.cancel("2.25.1234567890")
+    os.kill(pid, signal.SIGKILL)
+
+    error = running.exception(timeout=20)
+    assert isinstance(error, PerformError)
+    assert error.code == "canceled"
+    assert compute.perform(make_task(url)).evidence
+
+
+def test_a_cancelled_run_ends_now(compute: Compute, scratch: Path, url: str) -> None:
+    running = _in_background(compute, scratch, url)
     compute.cancel("2.25.1234567890")
 
     error = running.exception(timeout=10)
@@ -394,7 +438,7 @@ def test_workers_start_lazily_listen_here_only_and_end_with_close(tmp_path: Path
 def test_close_does_not_wait_for_a_run(tmp_path: Path, url: str) -> None:
     compute = Compute(ComputeSection(threads=1), scratch=tmp_path / "scratch")
     compute.start()
-    running = _in_background(compute, url)
+    running = _in_background(compute, tmp_path / "scratch", url)
     began = time.monotonic()
     compute.close()
 
@@ -424,7 +468,7 @@ def test_no_worker_survives_the_node(tmp_path: Path, url: str, pipeline: str) ->
     """`hangs` holds the GIL: no thread of the worker can notice that the node is dead."""
     script, arguments, scratch = tmp_path / "serve.py", tmp_path / "task", tmp_path / "scratch"
     script.write_text(_NODE, encoding="utf-8")
-    mark = tmp_path / "mark"
+    mark = worker_folder(scratch, "cpu") / "mark"
     task = make_task(url, pipeline, parameters={"mark": str(mark)})
     arguments.write_bytes(pickle.dumps((task, scratch)))
     with subprocess.Popen(

@@ -18,6 +18,7 @@ import pytest
 from dicomgen import Geometry, make_series, save_all
 from nodes import PIPELINES, Node, wait_for
 
+from node.cluster import worker_folder
 from node.scu import send_paths
 from storage.index import destinations, events, rules, workitems
 from storage.model import Destination, Rule, Workitem, WorkitemState
@@ -96,6 +97,11 @@ def state_of(node: Node, workitem: Workitem) -> WorkitemState:
         return workitems.get(index, workitem.workitem_uid).state
 
 
+def _marks(node: Node) -> Path:
+    """Where a confined worker may leave them."""
+    return worker_folder(node.folder / "data" / "scratch", "cpu")
+
+
 def workers(node: Node) -> list[psutil.Process]:
     """Processes that compute."""
     assert node.process is not None
@@ -104,7 +110,7 @@ def workers(node: Node) -> list[psutil.Process]:
 
 
 def test_a_run_that_hangs_is_cancelled_and_the_next_starts(node: Node, tmp_path: Path) -> None:
-    hanging, next_mark = tmp_path / "hanging", tmp_path / "next"
+    hanging, next_mark = _marks(node) / "hanging", _marks(node) / "next"
     add_rule(node, "hangs", hanging)
     stuck = receive(node, 1, tmp_path / "one")
     wait_for("the hanging run", hanging.exists)
@@ -137,7 +143,7 @@ def test_a_run_that_hangs_is_cancelled_and_the_next_starts(node: Node, tmp_path:
 def test_a_workitem_waits_for_its_window_unless_it_is_released(node: Node, tmp_path: Path) -> None:
     opens = (datetime.now(BERLIN) + timedelta(hours=2)).replace(second=0, microsecond=0)
     window = f"{opens:%H:%M}-{opens + timedelta(minutes=5):%H:%M}"
-    add_rule(node, "sleeper", tmp_path / "mark", window=window)
+    add_rule(node, "sleeper", _marks(node) / "mark", window=window)
     waiting = receive(node, 1, tmp_path / "one")
     assert (waiting.window, waiting.not_before) == (window, opens)
     (listed,) = json.loads(cli(node, "workitems", "list", "--state", "scheduled", "--json"))

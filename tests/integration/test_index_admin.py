@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from rows import (
     run_at_once,
     schedule,
 )
+from sqlalchemy import text
 
 from storage.errors import ChangeRefused, NotFound
 from storage.index import (
@@ -22,6 +24,7 @@ from storage.index import (
     destinations,
     events,
     measurements,
+    open_index,
     pipelines,
     rules,
     workitems,
@@ -288,3 +291,12 @@ def test_events_are_found_by_study_time_actor_and_kind(index: Index) -> None:
     assert find(since=later(2)) == (second, third)
     assert find(until=later(2)) == (first,)
     assert find(kind="association", actor="CT2", since=later(1)) == (second,)
+
+
+@pytest.mark.peer("postgresql")
+def test_a_commit_is_durable_whatever_the_server_is_set_to(
+    postgresql_server: Callable[[str], str], postgresql_template: str
+) -> None:
+    # The server of the tests is set to `off`.
+    with open_index(postgresql_server(postgresql_template)) as index, index.read() as connection:
+        assert connection.scalar(text("SHOW synchronous_commit")) == "on"

@@ -292,11 +292,13 @@ def test_a_peer_that_takes_nothing_of_a_batch_is_permanent_too(tmp_path: Path) -
     assert "does not accept CT Image Storage in RLE Lossless" in refused.message
 
 
-def test_a_file_that_is_gone_is_permanent_for_that_one(pacs: Pacs, series: list[Path]) -> None:
+def test_a_file_that_cannot_be_read_now_is_tried_again_and_holds_up_no_other(
+    pacs: Pacs, series: list[Path]
+) -> None:
     items = [read_item(path) for path in series]
     series[0].unlink()
     statuses = send(pacs.destination, items, calling_ae="OSTEONODE", timeout_s=5)
-    assert [s.outcome for s in statuses] == [Outcome.PERMANENT] + [Outcome.DELIVERED] * 3
+    assert [s.outcome for s in statuses] == [Outcome.RETRY] + [Outcome.DELIVERED] * 3
 
 
 def test_more_kinds_than_presentation_contexts(pacs: Pacs, tmp_path: Path) -> None:

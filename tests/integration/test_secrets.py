@@ -21,8 +21,8 @@ from storage.model import Destination, WorkitemState
 ROOT = Path(__file__).parents[2]
 #: One for each way in; none is a word that could be there anyway.
 BY_ENVIRONMENT, BY_LIBPQ, BY_FILE, TOKEN = "kite-7731", "lute-5520", "mole-9184", "newt-4417"
-IN_URL, IN_ARCHIVE = "oboe-6602", "pipe-3345"
-ALL = (BY_ENVIRONMENT, BY_LIBPQ, BY_FILE, TOKEN, IN_URL, IN_ARCHIVE)
+IN_URL, IN_ARCHIVE, WEB_TOKEN, WEB_PASSWORD = "oboe-6602", "pipe-3345", "quay-1109", "reed-8273"
+ALL = (BY_ENVIRONMENT, BY_LIBPQ, BY_FILE, TOKEN, IN_URL, IN_ARCHIVE, WEB_TOKEN, WEB_PASSWORD)
 
 
 @pytest.fixture
@@ -86,6 +86,11 @@ def secretive(tmp_path: Path) -> Path:
         archive = "s3://me:{IN_ARCHIVE}@bucket/folder"
         [pipelines]
         folders = ["{PIPELINES}"]
+        [delivery.web.CLOUD]
+        token = "{WEB_TOKEN}"
+        [delivery.web.OTHER]
+        user = "me"
+        password = "{WEB_PASSWORD}"
         [ups.worklists.pacs]
         url = "https://me:{IN_ARCHIVE}@pacs.example.org/dicom-web"
         token_file = "token"

@@ -93,7 +93,7 @@ def _cut(ds: Dataset) -> None:
         ("input-no-geometry", _lose_a_group),
         ("input-no-geometry", _lose_the_orientation),
         ("input-too-few-slices", _keep_one),
-        ("input-unreadable-pixels", _cut),
+        ("input-declared-size", _cut),
     ],
 )
 def test_what_is_no_volume_is_refused(

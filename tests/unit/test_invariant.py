@@ -24,7 +24,7 @@ from pydicom import Dataset
 from storage.index import deliveries, studies, workitems
 from storage.model import AddOutcome
 
-_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - fast
 _ALL = range(len(hospital_study()))
 _place = st.sampled_from(_ALL)
 #: Not quiet yet, quiet, and after every wait.

@@ -122,7 +122,7 @@ REFUSED = [
     ("input-no-geometry", _set(SpacingBetweenSlices=0)),
     ("input-no-geometry", _set(PixelSpacing=[4, 0])),
     ("input-missing-slices", _set(SliceVector=[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12])),
-    ("input-unreadable-pixels", lambda ds: _set(PixelData=ds.PixelData[:100])(ds)),
+    ("input-declared-size", lambda ds: _set(PixelData=ds.PixelData[:100])(ds)),
     ("input-no-pixels", _set(Rows=0)),
 ]
 

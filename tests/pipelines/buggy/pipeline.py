@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +37,8 @@ def run(
         raise NoBone("There is no bone in this series.")
     if parameters["bug"] == "memory":
         raise MemoryError("cannot allocate")
+    if parameters["bug"] == "descriptors":
+        _read_without_a_descriptor()
     # bug = "shape"
     volume = ct.volume[1:]
     return AnalysisResult(
@@ -42,3 +46,12 @@ def run(
         label_map=volume.with_array(np.zeros(volume.spatial_shape, np.uint8)),
         segments=(Segment(number=1, spec=model, label="Bone"),),
     )
+
+
+def _read_without_a_descriptor() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        Path(__file__).read_bytes()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
