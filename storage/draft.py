@@ -29,7 +29,7 @@ _FILE_MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 #: What direct writes begin at, and are a multiple of: no disk has larger blocks.
 _BLOCK = 4096
-#: Bytes that are written at once; a CT slice and its header are few more than half of it.
+#: Bytes that are written at once: the more, the less it costs; the fewer, the more is written while the rest comes.
 _STAGE = 1 << 18
 #: Bytes at the beginning of a file that stay in memory: nearly every header.
 _BEGINNING = 1 << 16
