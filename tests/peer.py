@@ -118,8 +118,8 @@ class Pacs:
         if self._server is not None:
             ae, self._server = self._server.ae, None
             for assoc in ae.active_associations:
-                # On a connection just made there is nothing to abort yet, and pynetdicom's thread would die of it.
-                if assoc.requestor.primitive is None:
+                # Before Sta6 and after it there is nothing to abort, and pynetdicom's thread would die of it.
+                if assoc.dul.state_machine.current_state != "Sta6":
                     with contextlib.suppress(OSError, AttributeError):
                         assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
                 else:

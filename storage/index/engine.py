@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ class Index:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writers = threading.Lock() if engine.dialect.name == "sqlite" else None
-        #: The connection of whoever holds that lock: taking one out of the pool costs as much as a statement.
-        self._writing: Connection | None = None
         #: Instances on their way in; `instances.add` uses it.
         self.arrivals: CommitGroup[Instance, AddOutcome] = CommitGroup()
 
@@ -52,21 +50,10 @@ class Index:
         IndexUnavailable
             When the database does not answer, or no write lock comes free.
         """
-        if self._writers is None:
-            with _explained(), self._engine.connect() as connection, connection.begin():
-                yield connection
-            return
-        with _turn(self._writers), _explained():
-            if self._writing is None:
-                self._writing = self._engine.connect().execution_options(**{_WRITE: True})
-            try:
-                with self._writing.begin():
-                    yield self._writing
-            except BaseException:
-                # Whatever happened to it: the next begins with another.
-                self._writing.close()
-                self._writing = None
-                raise
+        with self._queue(), _explained(), self._engine.connect() as connection:
+            writing = connection.execution_options(**{_WRITE: True})
+            with writing.begin():
+                yield writing
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -82,9 +69,6 @@ class Index:
 
     def close(self) -> None:
         """Close all connections."""
-        if self._writing is not None:
-            self._writing.close()
-            self._writing = None
         self._engine.dispose()
 
     def __enter__(self) -> Index:
@@ -92,6 +76,9 @@ class Index:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _queue(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._writers is None else _turn(self._writers)
 
 
 def open_index(url: str, *, check_schema: bool = True) -> Index:

@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from node.cli import main
 from node.receiving import Received, receive
-from storage.archive import Archive, new_digest
+from storage.archive import Archive
 from storage.index import Index, instances, open_index, studies
 from storage.model import AddOutcome, utcnow
 
@@ -48,10 +48,8 @@ def keep(archive: Archive, index: Index, ds: Dataset) -> None:
         transfer_syntax_uid=EXPLICIT,
         calling_ae="CT1",
         called_ae="OSTEONODE",
-        data=data,
-        digest=new_digest().update(data).hexdigest(),
     )
-    assert receive(received, archive, index).outcome is AddOutcome.ADDED
+    assert receive(received, data, archive, index).outcome is AddOutcome.ADDED
 
 
 def pg(program: str, url: str, *arguments: object) -> None:
