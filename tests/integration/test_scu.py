@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -44,6 +45,7 @@ from node.scu import (
     send,
     send_paths,
 )
+from node.store_scu import StoreScu
 from pipelines.evidence.frames import Frames, set_pixel_data
 from storage.model import Destination
 
@@ -99,6 +101,34 @@ def test_an_association_that_dies_in_the_middle(pacs: Pacs, series: list[Path]) 
     assert "ended the association" in statuses[2].message
     pacs.abort_after = None
     assert {s.outcome for s in send_to(pacs, series[2:])} == {Outcome.DELIVERED}
+
+
+def test_nothing_goes_out_before_pynetdicoms_loop_has_left_the_connection(
+    pacs: Pacs, series: list[Path]
+) -> None:
+    """It would take the answer, and the peer be sent the instance once more."""
+    item = read_item(series[0])
+    is_there, may_look = threading.Event(), threading.Event()
+    contexts = presentation_contexts([item])
+    with associate(pacs.destination, contexts, "OSTEONODE", 10.0) as assoc:
+        look = assoc.dul._is_transport_event
+
+        def look_late() -> bool:
+            is_there.set()
+            may_look.wait()
+            return look()
+
+        assoc.dul._is_transport_event = look_late  # type: ignore[method-assign]
+        is_there.wait()
+        sender = StoreScu(assoc)
+        with ThreadPoolExecutor(1) as pool:
+            context = assoc.accepted_contexts[0]
+            sent = pool.submit(sender.store, item.path, context, item.sop_instance_uid, wait_s=5.0)
+            time.sleep(0.3)
+            held_back = not pacs.files
+            may_look.set()
+            assert sent.result() == 0x0000
+        assert held_back
 
 
 def test_a_slow_peer_is_given_up(pacs: Pacs, series: list[Path]) -> None:
