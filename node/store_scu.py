@@ -29,6 +29,8 @@ from node.pdus import Fragment, PduError, PduReader, encode_p_data
 _PIECE = 1 << 20
 #: Answers and reports come in PDUs that are much smaller.
 _BUFFER = 1 << 16
+#: Seconds between two looks whether pynetdicom's loop has ended.
+_LOOK_S = 0.05
 
 _log = structlog.get_logger(__name__)
 
@@ -50,6 +52,7 @@ class StoreScu:
         self._command = bytearray()
         #: Who has the connection.
         self._turn = threading.Lock()
+        self._is_taken = threading.Event()
         connection = self._connection
         self._look, self._recv = assoc.dul._is_transport_event, connection.recv
         cast(Any, assoc.dul)._is_transport_event = self._look_in_turn
@@ -91,6 +94,7 @@ class StoreScu:
             context_id = cast(int, context.context_id)
             longest = self._assoc.acceptor.maximum_length or 0
             piece = file.read(_PIECE)
+            self._take_connection()
             self._give_way()
             pdus = encode_p_data(context_id, command, longest, is_command=True, is_last=True)
             try:
@@ -113,6 +117,11 @@ class StoreScu:
                 # Half of an instance is out: there is no other end of it.
                 self._assoc.abort()
                 raise
+
+    def _take_connection(self) -> None:
+        """When we came, pynetdicom's loop may have been on its way to read: it would take our answer."""
+        while not self._is_taken.wait(_LOOK_S) and self._assoc.dul.is_alive():
+            pass
 
     def _give_way(self) -> None:
         """What pynetdicom has to say, an answer to a report, comes before the next request."""
@@ -197,6 +206,7 @@ class StoreScu:
     # -- pynetdicom's loop, between requests ------------------------------------------------------
 
     def _look_in_turn(self) -> bool:
+        self._is_taken.set()
         with self._turn:
             if not self._reader.is_empty:
                 # Read with an answer, and for pynetdicom.
