@@ -52,10 +52,10 @@ from storage.model import (
     WorkitemState,
 )
 
-QUIET_S = 4.0
+QUIET_S = 6.0
 RELEASED_S = 1.0
 #: What a rule waits for a missing slice or input: long enough for a sender that fills it in time.
-WAIT_S = 12
+WAIT_S = 15
 TEN = Geometry(slices=10)
 #: Of destinations: one takes rejection notes, one takes reports alone.
 PROFILES = '{"iocm": {"retract": true}, "reports": {"segmentation": "none"}}'

@@ -28,7 +28,7 @@ from storage.index import (
 )
 from storage.model import Destination, Rule, Study, Workitem, WorkitemState
 
-QUIET_S = 3.0
+QUIET_S = 5.0
 RELEASED_S = 0.3
 COUNTED_S = 0.2
 TEN = Geometry(slices=10)
