@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -176,7 +175,7 @@ def measure_sending(work: Path, count: int, rounds: int) -> float:
     seconds: dict[str, list[float]] = {"storescu": [], "osteonode": []}
     for sender, taken in seconds.items():
         for _ in range(rounds):
-            folder = _empty(work / "receiver")
+            folder = _new_folder(work)
             with _started(receiver.command(folder, destination.port), folder, destination.port):
                 began = time.perf_counter()
                 if sender == "storescu":
@@ -215,7 +214,7 @@ def run_large(work: Path) -> float:
 
 
 def _run_node(work: Path, shares: list[list[str]], count: int) -> float:
-    folder, port = _empty(work / "receiver"), _free_port()
+    folder, port = _new_folder(work), _free_port()
     with _started(_node(folder, port), folder, port) as process:
         _send_all(shares, port)
         rss = _peak_rss(process.pid)
@@ -231,15 +230,14 @@ def _send_all(shares: list[list[str]], port: int) -> None:
         raise SystemExit("storescu failed")
 
 
-def _empty(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
+def _new_folder(work: Path) -> Path:
+    """One for each run: files that are deleted meanwhile slow down whoever comes next (blocks to discard, inodes)."""
+    return Path(tempfile.mkdtemp(prefix="run-", dir=work))
 
 
 def _run(receiver: Receiver, work: Path, associations: int, count: int) -> tuple[float, float]:
     """Seconds for all instances, and the receiver's peak resident megabytes."""
-    folder, port = _empty(work / "receiver"), _free_port()
+    folder, port = _new_folder(work), _free_port()
     with _started(receiver.command(folder, port), folder, port) as process:
         began = time.perf_counter()
         sources = [str(work / "in" / str(part)) for part in range(4)]
