@@ -138,37 +138,36 @@ class Incoming:
         return parsed
 
     def _keep(self, draft: Draft, parsed: ParsedHeader) -> AddOutcome:
-        """File whole and synced, then row committed; the sync of the file's name goes on beside the commit.
+        """File whole and synced, then row committed.
 
         Of an instance that is known the file is looked at: one that is damaged, or expired a moment ago, is replaced.
         """
         received = self._received
         uid, digest = parsed.sop_instance_uid, draft.digest
-        with self._archive.keeping(draft, uid) as key:
-            outcome = instances.add(
-                self._index,
-                Instance(
-                    sop_instance_uid=uid,
-                    sop_class_uid=parsed.sop_class_uid,
-                    series_instance_uid=parsed.series_instance_uid,
-                    study_instance_uid=parsed.study_instance_uid,
-                    transfer_syntax_uid=received.transfer_syntax_uid,
-                    archive_key=key,
-                    # As it lies there: this content may be held already, with another sender in its meta information.
-                    size=self._archive.size(key),
-                    digest=digest,
-                    calling_ae=received.calling_ae,
-                    called_ae=received.called_ae,
-                    received_at=utcnow(),
-                    header=parsed.header,
-                    own=is_own(parsed, self._index, self._uid_root),
-                ),
-            )
+        key = self._archive.keep(draft, uid)
+        outcome = instances.add(
+            self._index,
+            Instance(
+                sop_instance_uid=uid,
+                sop_class_uid=parsed.sop_class_uid,
+                series_instance_uid=parsed.series_instance_uid,
+                study_instance_uid=parsed.study_instance_uid,
+                transfer_syntax_uid=received.transfer_syntax_uid,
+                archive_key=key,
+                # This content may be held already, with another sender in its meta information.
+                size=draft.size if draft.is_kept else self._archive.size(key),
+                digest=digest,
+                calling_ae=received.calling_ae,
+                called_ae=received.called_ae,
+                received_at=utcnow(),
+                header=parsed.header,
+                own=is_own(parsed, self._index, self._uid_root),
+            ),
+        )
         if outcome is AddOutcome.DUPLICATE and not is_whole(self._archive, key, digest):
             with suppress(ArchiveError):  # there may be none
                 self._archive.set_aside(key)
-            with self._archive.keeping(draft, uid):
-                pass
+            self._archive.keep(draft, uid)
         return outcome
 
     def _log(self) -> structlog.stdlib.BoundLogger:

@@ -16,7 +16,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any, BinaryIO, cast
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.draft import Draft, Part, Stages, new_digest
+from storage.draft import Draft, Part, Stages, can_be_nameless, new_digest
 from storage.errors import ArchiveError, ArchiveFull
 
 __all__ = ["Archive", "Draft", "is_key", "make_key", "new_digest"]
@@ -61,11 +60,12 @@ class Archive:
             self._root = str(root).rstrip("/")
             self._folder = Path(root) if isinstance(self._fs, LocalFileSystem) else None
             #: Folders this process knows to be on the disk, names included.
-            self._durable: set[Path] = set()
+            self._durable: set[str] = set()
+            #: Folders in which files are made without a name, in turn: known after `prepare`.
+            self._nameless_in: Iterator[str] | None = None
             self._stages = Stages()
-            self._syncs = ThreadPoolExecutor(max_workers=16, thread_name_prefix="archive")
             if self._folder is not None:
-                self._ensure_folder(self._folder / TEMPORARY)
+                self._ensure_folder(f"{self._folder}/{TEMPORARY}")
             else:
                 self._fs.makedirs(f"{self._root}/{TEMPORARY}", exist_ok=True)
 
@@ -83,7 +83,9 @@ class Archive:
             for parent in {folder.parent for folder in folders}:
                 _sync_folder(parent)
             _sync_folder(self._folder)
-            self._durable |= folders
+            self._durable |= {str(folder) for folder in folders}
+            if can_be_nameless(f"{self._folder}/{TEMPORARY}"):
+                self._nameless_in = itertools.cycle(sorted(map(str, folders)))
 
     def write(self, sop_instance_uid: str, digest: str, parts: Iterable[Part]) -> str:
         """Write one instance; when this returns it survives a power cut.
@@ -108,23 +110,16 @@ class Archive:
         ArchiveError
             Any other failure of the file system.
         """
-        with self.writing(sop_instance_uid, digest, parts) as key:
-            return key
-
-    @contextmanager
-    def writing(self, sop_instance_uid: str, digest: str, parts: Iterable[Part]) -> Iterator[str]:
-        """`write`, the last sync of which goes on beside the body: see `keeping`."""
         key = make_key(sop_instance_uid, digest)
         if self.exists(key):
             # Its folder is synced again: whoever gave the file its name may have died before.
-            with self._syncing(key):
-                yield key
-            return
+            with explained("write"):
+                self._sync_name(key)
+            return key
         with self.draft() as draft:
             with explained("write"):
                 draft.write(tuple(parts))
-            with self.keeping(draft, sop_instance_uid, digest) as key:
-                yield key
+            return self.keep(draft, sop_instance_uid, digest)
 
     def draft(self, head: Part = b"") -> Draft:
         """A file that is written before it is known what it will be called.
@@ -143,23 +138,22 @@ class Archive:
             if self._folder is None:
                 # A place of our own on this machine; whoever is killed leaves it to the system's cleaning.
                 return Draft(f"{gettempdir()}/osteonode-{_temporary_name()}", self._stages, head)
+            if self._nameless_in is not None:
+                # Its folder may have been removed.
+                with suppress(FileNotFoundError):
+                    return Draft(next(self._nameless_in), self._stages, head, is_nameless=True)
             path = f"{self._folder}/{TEMPORARY}/{_temporary_name()}"
             try:
                 return Draft(path, self._stages, head)
             except FileNotFoundError:
                 self._durable.clear()
-                self._ensure_folder(self._folder / TEMPORARY)
+                self._ensure_folder(f"{self._folder}/{TEMPORARY}")
                 return Draft(path, self._stages, head)
 
-    @contextmanager
-    def keeping(
-        self, draft: Draft, sop_instance_uid: str, digest: str | None = None
-    ) -> Iterator[str]:
-        """Give a draft its key; it survives a power cut after the `with`.
+    def keep(self, draft: Draft, sop_instance_uid: str, digest: str | None = None) -> str:
+        """Give a draft its key; when this returns it survives a power cut.
 
-        In the body the file is whole, synced, and has its name; only the name's own sync is under way. What the body
-        waits for (a commit) costs the disk little more then: a journal takes both at once. Where the archive holds
-        this content already, the draft stays what it is.
+        Where the archive holds this content already, the draft stays what it is.
 
         Parameters
         ----------
@@ -177,21 +171,8 @@ class Archive:
                 self._put(key, draft)
             else:
                 self._name(draft, f"{self._folder}/{key}")
-        with self._syncing(key):
-            yield key
-
-    @contextmanager
-    def _syncing(self, key: str) -> Iterator[None]:
-        """Beside the body, the sync of the folder that a key's file lies in."""
-        if self._folder is None:
-            yield
-            return
-        syncing = self._syncs.submit(_sync_folder, f"{self._folder}/{key[:3]}")
-        try:
-            yield
-        finally:
-            with explained("write"):
-                syncing.result()
+                self._sync_name(key)
+        return key
 
     def open(self, key: str) -> BinaryIO:
         """The file of `key`, for reading bytes."""
@@ -269,7 +250,7 @@ class Archive:
         aside = f"{ASIDE}/{key.rpartition('/')[2]}"
         with explained("set aside", key):
             if self._folder is not None:
-                self._ensure_folder(self._folder / ASIDE)
+                self._ensure_folder(f"{self._folder}/{ASIDE}")
                 (self._folder / key).rename(self._folder / aside)
                 _sync_folder(self._folder / ASIDE)
             else:
@@ -321,24 +302,28 @@ class Archive:
 
     # -- a local folder --------------------------------------------------------------------------
 
+    def _sync_name(self, key: str) -> None:
+        """See the name of a key's file on the disk."""
+        if self._folder is not None:
+            _sync_folder(f"{self._folder}/{key[:3]}")
+
     def _name(self, draft: Draft, path: str) -> None:
-        if os.path.exists(path):
-            return
         draft.sync()
-        folder = Path(path).parent
+        folder = path.rpartition("/")[0]
         self._ensure_folder(folder)
         try:
-            draft.rename(path)
+            draft.name(path)
         except FileNotFoundError:
             # The folder was removed behind our back.
             self._durable.clear()
             self._ensure_folder(folder)
-            draft.rename(path)
+            draft.name(path)
 
-    def _ensure_folder(self, folder: Path) -> None:
-        """Make `folder`, and make sure that its name and its parents' names are on the disk."""
-        if folder in self._durable:
+    def _ensure_folder(self, path: str) -> None:
+        """Make a folder, and make sure that its name and its parents' names are on the disk."""
+        if path in self._durable:
             return
+        folder = Path(path)
         parents = [folder, *folder.parents]
         new = [parent for parent in parents if not parent.exists()]
         for parent in reversed(new):
@@ -347,7 +332,7 @@ class Archive:
             # Another process may have made those below the root, and not have synced yet.
             if parent in new or self._folder in parent.parents:
                 _sync_folder(parent.parent)
-                self._durable.add(parent)
+                self._durable.add(str(parent))
 
     # -- anywhere else -----------------------------------------------------------------------------
 
@@ -356,6 +341,7 @@ class Archive:
         if self._fs.exists(path):
             return
         draft.flush()
+        draft.is_kept = True
         if not _ATOMIC_PUT.isdisjoint(_protocols(self._fs)):
             self._fs.put_file(draft.path, path)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,12 +45,16 @@ def files(folder: Path) -> list[Path]:
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.fixture(params=["folder", "file", "memory", "s3"])
+@pytest.fixture(params=["folder", "prepared", "file", "memory", "s3"])
 def archive(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Archive]:
     if request.param == "folder":
         yield Archive(str(tmp_path / "archive"))
+    elif request.param == "prepared":
+        prepared = Archive(str(tmp_path / "archive"))
+        prepared.prepare()
+        yield prepared
     elif request.param == "file":
         yield Archive(f"file://{tmp_path}/archive")
     elif request.param == "memory":
@@ -268,30 +273,6 @@ def test_file_then_folder_are_synced_before_the_key_is_given(
     assert synced == [(folder, True)]
 
 
-def test_the_body_runs_beside_the_last_sync_and_its_failure_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive = Archive(str(tmp_path))
-    archive.prepare()
-    in_body, sync = threading.Event(), os.fsync
-
-    def wait_for_the_body(descriptor: int) -> None:
-        if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir():
-            assert in_body.wait(10)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", wait_for_the_body)
-
-    def write() -> None:
-        with archive.writing(UID, digest(b"x"), [b"x"]) as key:
-            assert archive.exists(key)
-            in_body.set()
-
-    with pytest.raises(ArchiveError):
-        write()
-
-
 def test_a_prepared_archive_syncs_nothing_but_the_file_and_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,11 +283,56 @@ def test_a_prepared_archive_syncs_nothing_but_the_file_and_its_folder(
     synced: list[Path] = []
     monkeypatch.setattr(os, "fsync", lambda n: synced.append(Path(f"/proc/self/fd/{n}").readlink()))
     key = archive.write(UID, digest(b"x"), [b"x"])
-    assert [path.parent for path in synced[:1]] == [tmp_path / "tmp"]
-    assert synced[1:] == [(tmp_path / key).parent]
+    assert len(synced) == 2
+    assert synced[1] == (tmp_path / key).parent
+
+
+def test_a_file_has_no_name_before_it_is_whole(tmp_path: Path) -> None:
+    archive = Archive(str(tmp_path))
+    archive.prepare()
+    content = bytes(range(256)) * 3000
+    with archive.draft(b"head") as draft:
+        draft.write([content[:500_000], content[500_000:]])
+        draft.sync()
+        assert files(tmp_path) == []
+        key = archive.keep(draft, UID)
+        assert draft.is_kept
+    assert (tmp_path / key).read_bytes() == b"head" + content
+    with archive.draft(b"other head") as again:
+        again.write([content])
+        assert archive.keep(again, UID) == key
+        assert not again.is_kept
+    assert (tmp_path / key).read_bytes() == b"head" + content
+    with archive.draft() as dropped:
+        dropped.write([content])
+    assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_where_a_file_must_have_a_name_it_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """NFS, CIFS and others know no `O_TMPFILE`."""
+    real = os.open
+
+    def open_named(path: str, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *rest, **named)
+
+    monkeypatch.setattr(os, "open", open_named)
+    archive = Archive(str(tmp_path))
+    archive.prepare()
+    with archive.draft() as draft:
+        draft.write([b"x"])
+        assert [path.parent.name for path in files(tmp_path)] == ["tmp"]
+        key = archive.keep(draft, UID)
+    assert files(tmp_path) == [Path(key)]
 
 
 def test_folders_removed_behind_our_back_are_made_again(local: Archive, tmp_path: Path) -> None:
+    local.prepare()
+    shutil.rmtree(tmp_path / "archive")
     key = local.write(UID, digest(b"x"), [b"x"])
     local.delete(key)
     (tmp_path / "archive" / key).parent.rmdir()
