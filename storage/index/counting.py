@@ -38,17 +38,33 @@ class Tally:
         """When the series or study was last sent to."""
         return self.last_received_at or self.first.received_at
 
+    @property
+    def of_series(self) -> dict[str, Any]:
+        """Parameters of `updating_series`."""
+        return {
+            "b_study": self.first.study_instance_uid,
+            "b_series": self.first.series_instance_uid,
+            "b_added": self.added,
+            "b_last": self.last,
+        }
+
+    @property
+    def of_study(self) -> dict[str, Any]:
+        """Parameters of `updating_study`; the last two are not `updating_study_own`'s."""
+        return {
+            "b_study": self.first.study_instance_uid,
+            "b_added": self.added,
+            "b_new_series": self.new_series,
+            "b_not_own": self.not_own,
+            "b_last": self.last,
+        }
+
 
 def count_into_series(connection: Connection, tally: Tally) -> bool:
     """Whether the series is new to its study."""
     first = tally.first
-    counted = {
-        "b_study": first.study_instance_uid,
-        "b_series": first.series_instance_uid,
-        "b_added": tally.added,
-        "b_last": tally.last,
-    }
-    if connection.execute(_update_series(), counted).rowcount:
+    counted = tally.of_series
+    if connection.execute(updating_series(), counted).rowcount:
         return False
     row = {
         "study_instance_uid": first.study_instance_uid,
@@ -64,22 +80,18 @@ def count_into_series(connection: Connection, tally: Tally) -> bool:
     if insert_or_ignore(connection, tables.series, row):
         return True
     # Another transaction began the series between the two statements.
-    connection.execute(_update_series(), counted)
+    connection.execute(updating_series(), counted)
     return False
 
 
 def count_into_study(connection: Connection, tally: Tally) -> None:
     """Raise the study's revision by what is not our own."""
     first = tally.first
-    counted: dict[str, Any] = {
-        "b_study": first.study_instance_uid,
-        "b_added": tally.added,
-        "b_new_series": tally.new_series,
-    }
-    statement = _update_study_own()
-    if tally.not_own:
-        statement = _update_study()
-        counted |= {"b_not_own": tally.not_own, "b_last": tally.last}
+    counted = tally.of_study
+    statement = updating_study()
+    if not tally.not_own:
+        statement = updating_study_own()
+        del counted["b_not_own"], counted["b_last"]
     if connection.execute(statement, counted).rowcount:
         return
     row = {
@@ -109,7 +121,8 @@ def _later(column: Column[Any]) -> Any:
 
 
 @functools.cache
-def _update_series() -> Update:
+def updating_series() -> Update:
+    """Counts what came into a series: `Tally.of_series`."""
     table = tables.series
     return (
         update(table)
@@ -123,9 +136,10 @@ def _update_series() -> Update:
 
 
 @functools.cache
-def _update_study() -> Update:
+def updating_study() -> Update:
+    """Counts what came into a study, and what of it is news: `Tally.of_study`."""
     table = tables.studies
-    return _update_study_own().values(
+    return updating_study_own().values(
         revision=table.c.revision + bindparam("b_not_own"),
         look_at=null(),
         last_received_at=_later(table.c.last_received_at),
@@ -133,7 +147,8 @@ def _update_study() -> Update:
 
 
 @functools.cache
-def _update_study_own() -> Update:
+def updating_study_own() -> Update:
+    """The same of what is all our own, and no news."""
     table = tables.studies
     return (
         update(table)

@@ -12,9 +12,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Dialect,
+    Engine,
+    create_engine,
+    event,
+    exc,
+    inspect,
+    make_url,
+    text,
+)
 
 from storage.errors import IndexUnavailable, SchemaOutdated
 from storage.index.grouping import CommitGroup
@@ -25,6 +36,7 @@ from storage.tables import SCHEMA_REVISION
 #: Seconds to wait for another writer, or for a connection of the pool.
 BUSY_TIMEOUT_S = 30
 _WRITE = "osteonode_write"
+_BEGIN_WRITING = "BEGIN IMMEDIATE"
 
 
 class Index:
@@ -41,6 +53,11 @@ class Index:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
 
+    @property
+    def sql(self) -> Dialect:
+        """What statements are compiled for."""
+        return self._engine.dialect
+
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """One transaction that may write: committed at the end, rolled back by an exception.
@@ -54,6 +71,33 @@ class Index:
             writing = connection.execution_options(**{_WRITE: True})
             with writing.begin():
                 yield writing
+
+    @contextmanager
+    def begin_directly(self) -> Iterator[Any]:
+        """`begin`, for statements that are `Prepared`: gives a cursor of the driver."""
+        with self._queue(), _explained(), self._translated():
+            connection = self._engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                if self._writers is not None:
+                    cursor.execute(_BEGIN_WRITING)
+                yield cursor
+                connection.commit()
+            finally:
+                # Rolls back what was not committed.
+                connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What the driver raises -> what SQLAlchemy makes of it."""
+        kind = cast(type[Exception], self.sql.loaded_dbapi.Error)
+        try:
+            yield
+        except kind as error:
+            translated = exc.DBAPIError.instance(
+                None, None, error, kind, hide_parameters=True, dialect=self.sql
+            )
+            raise cast(exc.DBAPIError, translated) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -179,7 +223,7 @@ def _set_pragmas(connection: Any, _record: object) -> None:
 
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.exec_driver_sql(_BEGIN_WRITING if writes else "BEGIN")
 
 
 def _check_schema(index: Index) -> None:

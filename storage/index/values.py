@@ -37,11 +37,14 @@ def clean_text(value: str) -> str:
 
 def insert_or_ignore(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
     """Insert one row unless its key is there already; whether it was inserted."""
-    return connection.execute(_insert_or_ignore(connection.dialect.name, table), row).rowcount == 1
+    return (
+        connection.execute(inserting_or_ignoring(connection.dialect.name, table), row).rowcount == 1
+    )
 
 
 @functools.cache
-def _insert_or_ignore(dialect: str, table: Table) -> Insert:
+def inserting_or_ignoring(dialect: str, table: Table) -> Insert:
+    """The statement of `insert_or_ignore`."""
     build = postgresql.insert if dialect == "postgresql" else sqlite.insert
     # SQLAlchemy forgets how many rows an INSERT made unless asked.
     return build(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)

@@ -123,6 +123,36 @@ def test_many_are_one_transaction_and_count_the_same(index: Index) -> None:
     assert instances.add_many(index, []) == []
 
 
+def test_the_short_way_of_usual_instances_leaves_what_the_long_one_does(index: Index) -> None:
+    """One at a time all but the first are new and of a series that is known; together none is."""
+    studies_of = ("1.2.3", "1.2.4")
+    for n in range(6):
+        instances.add(index, make_instance(n, study=studies_of[0], at=later(9 - n)))
+    instances.add_many(
+        index, [make_instance(n, study=studies_of[1], at=later(9 - n)) for n in range(6)]
+    )
+    one, other = (
+        (
+            studies.get(index, uid),
+            *studies.series_of(index, uid),
+            *instances.of_series(index, f"{uid}.2"),
+        )
+        for uid in studies_of
+    )
+    assert len(one) == 8
+    # Of the first received, and of the last by time.
+    renamed = [str(part).replace(studies_of[1], studies_of[0]) for part in other]
+    assert [str(part) for part in one] == renamed
+
+
+def test_our_own_instances_are_counted_and_no_news_on_either_way(index: Index) -> None:
+    for n, own in enumerate((False, False, True, True, False)):
+        instances.add(index, make_instance(n, own=own))
+    study = studies.get(index, STUDY)
+    assert (study.instance_count, study.revision) == (5, 3)
+    assert study.last_received_at == later(4)
+
+
 def test_a_failing_batch_leaves_nothing(index: Index) -> None:
     naive = replace(make_instance(2), received_at=datetime(2026, 3, 1))
     with pytest.raises(Exception, match="without a zone"):
