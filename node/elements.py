@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from mmap import mmap
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 
@@ -48,8 +48,7 @@ class TruncatedError(UnreadableError):
     """A data set whose end is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """A top-level element: its tag, and where its value lies in the data set."""
 
     tag: int
