@@ -54,7 +54,7 @@ _LOOK_S = 0.5
 #: Associate, release and abort PDUs; a peer that says more is no DICOM peer.
 _MAX_CONTROL_PDU = 1 << 20
 #: What an association reads at once, and all the memory that its images take.
-_BUFFER = 1 << 18
+_BUFFER = 5 << 17
 
 _log = structlog.get_logger(__name__)
 
