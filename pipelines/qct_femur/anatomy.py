@@ -5,7 +5,7 @@ piece of a sphere of about 10 cm, nearly flat; it needs no axis of a shaft that 
 same however the patient lies. The truth of phantoms and what the network finds are cut by this one rule.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import highdicom as hd
 import numpy as np
@@ -35,6 +35,9 @@ _LEAST_SEEN = 0.5
 _DIRECTIONS = 600
 _CANDIDATES = 6
 _ROUNDS = 4
+#: No head is a perfect ball: once it is found, all directions count in which it ends within this share of the radius.
+#: 439 femora of the body that training bends so have 2.6 to 3.6 balls of their heads; from the first fit 2.6 to 4.1.
+_WIDE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ def fit_head(femur: hd.Volume) -> Head | None:
         head = _refine(surface, centre, radius)
         if head is not None and (best is None or _score(head) > _score(best)):
             best = head
-    return best
+    return None if best is None else _widened(surface, best)
 
 
 def proximal_part(femur: hd.Volume, head: Head) -> hd.Volume:
@@ -194,6 +197,19 @@ def _refine(surface: hd.Volume, centre: Points, radius: float) -> Head | None:
         return None
     head = Head(centre=centre, radius=radius, support=support)
     return head if _score(head) >= _LEAST_SCORE else None
+
+
+def _widened(surface: hd.Volume, head: Head) -> Head:
+    """Fit the ball again to the whole of a head: what fits best may be one side of it, and too small."""
+    directions = _directions()
+    centre, radius = head.centre, head.radius
+    for _ in range(_ROUNDS):
+        lengths = _ray_lengths(surface, centre, 1.8 * radius + 4)
+        near = np.abs(lengths - radius) < _WIDE * radius
+        centre, radius = _ball_through(centre + directions[near] * lengths[near, None])
+        if not SMALLEST_MM <= radius <= LARGEST_MM:
+            return head
+    return replace(head, centre=centre, radius=radius)
 
 
 def _ray_lengths(surface: hd.Volume, centre: Points, longest: float) -> Points:

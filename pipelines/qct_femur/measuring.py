@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from pipelines.qct_femur.anatomy import Head, distances
 from pipelines.qct_femur.calibration import Calibration, Source
+from pipelines.qct_femur.segmenting import Side
 from pipelines.result import Measurement, Notice, QualitativeEvaluation
 
 _VOLUME = Code("118565006", "SCT", "Volume")
@@ -49,7 +50,14 @@ _NOT_IMAGED_HU = -1000
 _CORE, _FILLED = 0.7, 0.97
 #: Gaps that a ball of this radius cannot enter take less than the rest; phantoms have 0.993 at least.
 _CLOSING_MM, _SMOOTH = 6.0, 0.98
-#: A proximal femur is as large as this many balls of its head; phantoms of three bodies have 2.6 to 3.2.
+#: Above and medial of its head's centre a femur has nothing further away than this many of the head's radii; what lies
+#: there, in balls of its head, is hip bone taken along. Of 480 femora of the body that training bends 99 % have up to
+#: 0.02 (worst 0.076); with the bone within 12 mm of them, in one of ten, 95 % have 0.23 and more (least 0.083,
+#: middle 0.50), with that within 25 mm 0.24 and more. The limit is the geometric mean of 0.076 and 0.23.
+_BEYOND, _MOST_BEYOND = 1.3, 0.13
+#: A proximal femur is as large as this many balls of its head: 439 of these femora, those that are not cut, have 2.6 to
+#: 3.6 (middle 3.0), and so have they as the network finds them; half of one has 1.2 to 2.0. Upwards the size alone
+#: tells little: with the bone within 12 mm they have 3.9 to 5.5. With a trochanter for a head they have 5.7 and more.
 _FEWEST_BALLS, _MOST_BALLS = 2.0, 4.5
 
 
@@ -147,8 +155,8 @@ def is_cut(volume: hd.Volume, mask: hd.Volume) -> bool:
     return bool(max(*edges, beyond) >= _CUT_VOXELS)
 
 
-def is_solid(mask: hd.Volume, head: Head, *, cut: bool) -> bool:
-    """Whether a mask can be a proximal femur: its head filled, no gaps, and enough of neck and shaft with it.
+def is_solid(mask: hd.Volume, head: Head, side: Side, *, cut: bool) -> bool:
+    """Whether a mask can be a proximal femur: its head filled, no gaps, no hip bone, enough of neck and shaft.
 
     Parameters
     ----------
@@ -156,6 +164,8 @@ def is_solid(mask: hd.Volume, head: Head, *, cut: bool) -> bool:
         bool, the proximal part, axes (slice, row, column), affine LPS in mm.
     head
         The ball that was fitted to its head.
+    side
+        Of the patient.
     cut
         Whether the field of view ends in it: then less of it may be there.
     """
@@ -164,8 +174,28 @@ def is_solid(mask: hd.Volume, head: Head, *, cut: bool) -> bool:
         return False
     if np.count_nonzero(mask.array) < _SMOOTH * np.count_nonzero(_closed(mask)):
         return False
-    balls = np.count_nonzero(mask.array) * mask.voxel_volume / (4 / 3 * np.pi * head.radius**3)
-    return cut or bool(_FEWEST_BALLS <= balls <= _MOST_BALLS)
+    balls, beyond = balls_of(mask, head, side)
+    return beyond <= _MOST_BEYOND and balls <= _MOST_BALLS and (cut or balls >= _FEWEST_BALLS)
+
+
+def balls_of(mask: hd.Volume, head: Head, side: Side) -> tuple[float, float]:
+    """Return how large a mask is, and how much of it lies beyond the head, in balls of that head.
+
+    Parameters
+    ----------
+    mask
+        bool, the proximal part, axes (slice, row, column), affine LPS in mm.
+    head
+        The ball that was fitted to its head.
+    side
+        Of the patient: beyond is above and medial of the head's centre, where a hip bone is and no femur.
+    """
+    offsets = np.argwhere(mask.array) @ mask.affine[:3, :3].T + mask.affine[:3, 3] - head.centre
+    far = np.linalg.norm(offsets, axis=1) > _BEYOND * head.radius
+    # The neck points up and to the middle of the body; x runs to the left.
+    inwards = offsets[:, 2] > side * offsets[:, 0]
+    ball = 4 / 3 * np.pi * head.radius**3 / mask.voxel_volume
+    return len(offsets) / ball, float(np.count_nonzero(far & inwards)) / ball
 
 
 def _closed(mask: hd.Volume) -> NDArray[np.bool_]:

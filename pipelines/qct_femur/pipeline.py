@@ -222,7 +222,7 @@ def _segmented(network: Network, volume: Volume, place: Place) -> Finding:
     if femur is None or not femur.mask.array.any():
         return Finding(side=place.side, state=State.HEADLESS, middle=place.middle)
     cut = is_cut(volume, femur.mask)
-    if not is_solid(femur.mask, femur.head, cut=cut):
+    if not is_solid(femur.mask, femur.head, femur.side, cut=cut):
         return Finding(side=place.side, state=State.PATCHY, middle=femur.head.centre)
     state = State.CUT if cut else State.MEASURED
     return Finding(side=place.side, state=state, mask=femur.mask, middle=femur.head.centre)

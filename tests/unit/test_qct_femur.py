@@ -23,13 +23,16 @@ from hips import (
     truth,
 )
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from volumes import make_request
 
 from pipelines.errors import ManifestError, Refused
 from pipelines.evidence.create import create_evidence
-from pipelines.qct_femur.anatomy import distances, fit_head, proximal_part
-from pipelines.qct_femur.measuring import State, is_solid, statements_of
+from pipelines.qct_femur.anatomy import Head, distances, fit_head, proximal_part
+from pipelines.qct_femur.measuring import State, balls_of, is_solid, statements_of
 from pipelines.qct_femur.pipeline import FemurModel, check_series, run
+from pipelines.qct_femur.segmenting import Side
 from pipelines.result import AnalysisResult, SourceSeries
 from pipelines.training.phantoms import bones
 from pipelines.training.phantoms.dicom import ct_series
@@ -83,6 +86,20 @@ def test_the_head_is_found_to_a_millimetre_on_any_grid(spacing: tuple[float, ...
     assert head is not None
     assert np.linalg.norm(head.centre - HEADS[1]) < 1.2
     assert head.radius == pytest.approx(RADIUS, abs=1.0)
+
+
+@pytest.mark.parametrize("axes", [(24, 20, 24), (24, 24, 20), (28, 22, 22), (22, 22, 28)])
+def test_a_head_that_is_no_ball_is_fitted_as_a_whole(axes: tuple[float, float, float]) -> None:
+    geometry = grid(shape=(100, 55, 60), centre=(110, 5, -55))
+    x, y, z = points(geometry)
+    away = zip((x, y, z), HEADS[1], axes, strict=True)
+    head = sum(((p - c) / axis) ** 2 for p, c, axis in away) < 1
+    below = (bones.femur(x, y, z, 1) < 0) & (x > 106)
+    mask = hd.Volume(array=head | below, affine=geometry.affine, coordinate_system="PATIENT")
+    found = fit_head(mask)
+    assert found is not None
+    assert found.radius == pytest.approx(float(np.prod(axes)) ** (1 / 3), abs=0.4)
+    assert np.linalg.norm(found.centre - HEADS[1]) < 1.2
 
 
 def test_a_shaft_has_no_head() -> None:
@@ -334,6 +351,27 @@ def test_a_femur_beyond_the_reconstructed_circle_is_cut(model: FemurModel) -> No
     assert "femur-right-incomplete" not in codes(result)
 
 
+def _solid(mask: hd.Volume, head: Head, *, cut: bool = False) -> bool:
+    return is_solid(mask, head, Side.LEFT, cut=cut)
+
+
+def _stretched_hip(rng: np.random.Generator) -> tuple[hd.Volume, hd.Volume]:
+    """The left femur and the hip bone of a random body: turned, stretched unevenly, so that no head is a ball."""
+    geometry = grid(shape=(110, 90, 80), centre=(100, 10, -40))
+    x, y, z = points(geometry)
+    place = np.stack([x - HEADS[1][0], y, z])
+    turn = Rotation.from_euler("xyz", rng.normal(0, 6, 3), degrees=True).as_matrix()
+    bend = turn @ np.diag(rng.uniform(0.88, 1.12, 3)) + rng.normal(0, 0.03, (3, 3))
+    u, v, w = (np.tensordot(bend, place, 1) + np.array(HEADS[1])[:, None, None, None]).astype(
+        np.float32
+    )
+    bony = [bones.femur(u, v, w, 1) < 0, bones.hip_bone(u, v, w, 1) < 0]
+    femur, hip = (
+        hd.Volume(array=part, affine=geometry.affine, coordinate_system="PATIENT") for part in bony
+    )
+    return femur, hip
+
+
 def test_a_femur_with_gaps_is_no_result() -> None:
     scene_grid = grid()
     mask = hd.Volume(
@@ -341,16 +379,58 @@ def test_a_femur_with_gaps_is_no_result() -> None:
     )
     head = fit_head(mask)
     assert head is not None
-    assert is_solid(mask, head, cut=False)
+    assert _solid(mask, head)
     rng = np.random.default_rng(0)
     patchy = mask.with_array(mask.array & (rng.random(mask.shape) < 0.8))
-    assert not is_solid(patchy, head, cut=True)
+    assert not _solid(patchy, head, cut=True)
     gaps = ~(distances(mask, head.centre) < head.radius) & (rng.random(mask.shape) < 0.2)
-    assert not is_solid(mask.with_array(mask.array & ~gaps), head, cut=False)
+    assert not _solid(mask.with_array(mask.array & ~gaps), head)
     ball = distances(mask, head.centre) <= 1.1 * head.radius
     only_head = mask.with_array(mask.array & ball)
-    assert not is_solid(only_head, head, cut=False)
-    assert is_solid(only_head, head, cut=True)
+    assert not _solid(only_head, head)
+    assert _solid(only_head, head, cut=True)
+
+
+def test_hip_bone_taken_along_is_told_by_where_it_lies_and_not_by_its_size() -> None:
+    """With the socket alone femora are hardly larger, but then bone lies above and medial of the head."""
+    rng = np.random.default_rng(7)
+    alone, merged = [], []
+    for _ in range(4):
+        femur, hip = _stretched_hip(rng)
+        head = fit_head(femur.with_array(femur.array.astype(np.uint8)))
+        assert head is not None
+        near = distances(femur, head.centre) <= head.reach
+        part = femur.with_array(femur.array & near)
+        around = ndimage.distance_transform_edt(~femur.array, sampling=femur.spacing) < 12
+        # The joint's gap is bridged, as a network that fails would.
+        both = ndimage.binary_closing(femur.array | (hip.array & around), iterations=3)
+        whole = femur.with_array(both & near)
+        assert _solid(part, head)
+        assert not _solid(whole, head, cut=True)
+        alone.append(balls_of(part, head, Side.LEFT))
+        merged.append(balls_of(whole, head, Side.LEFT))
+    largest, smallest = max(size for size, _ in alone), min(size for size, _ in merged)
+    most, least = max(beyond for _, beyond in alone), min(beyond for _, beyond in merged)
+    assert smallest < 1.5 * largest < 4.5
+    assert most < 0.05
+    assert least > 0.2
+
+
+@pytest.mark.parametrize("share", [0.82, 0.9, 1.05])
+def test_a_head_whose_ball_was_fitted_badly_does_not_make_a_femur_patchy(share: float) -> None:
+    femur, _ = _stretched_hip(np.random.default_rng(3))
+    fitted = fit_head(femur.with_array(femur.array.astype(np.uint8)))
+    assert fitted is not None
+    head = replace(fitted, radius=share * fitted.radius)
+    near = distances(femur, head.centre) <= head.reach
+    assert _solid(femur.with_array(femur.array & near), head)
+
+
+def test_a_trochanter_taken_for_a_head_is_no_result() -> None:
+    femur, _ = _stretched_hip(np.random.default_rng(4))
+    head = Head(centre=np.array([143.0, 14.0, -22.0]), radius=17.0, support=0.5)
+    near = distances(femur, head.centre) <= head.reach
+    assert not _solid(femur.with_array(femur.array & near), head, cut=True)
 
 
 def test_a_failed_side_is_said_in_a_code_and_a_sentence() -> None:
