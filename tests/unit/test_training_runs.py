@@ -115,6 +115,20 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert _sha(one) == _sha(again) != _sha(other)
 
 
+def test_a_trial_on_a_few_phantoms_renders_a_few(tmp_path: Path) -> None:
+    drawn = []
+
+    def crop(rng: np.random.Generator) -> Case:
+        drawn.append(_crop(rng))
+        return drawn[-1]
+
+    recipe = replace(TINY_RECIPE, phantom_crops=lambda folder: crop, pool=100)
+    (run,) = train(recipe, _options(tmp_path, steps=None, phantoms=4, epochs=(1,))).runs
+    assert run.steps == 2
+    # To learn from and to begin with, and as many that are never learned from.
+    assert 4 + 4 <= len(drawn) <= 2 * 4 + 4
+
+
 def test_workers_draw_the_same_again(tmp_path: Path) -> None:
     one, again = (
         train(TINY_RECIPE, _options(tmp_path / str(n), workers=2, steps=2)) for n in range(2)
