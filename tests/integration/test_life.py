@@ -6,7 +6,8 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from pydicom.uid import RLELossless
 
 from node.scu import send_paths
 from storage.index import deliveries, events, measurements, rules, studies, workitems
-from storage.model import DeliveryState, Destination, Rule, WorkitemState
+from storage.model import Delivery, DeliveryState, Destination, Rule, WorkitemState
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -217,20 +218,27 @@ def test_a_dead_pacs_does_not_hold_up_another(node: Node, pacs: Pacs, tmp_path: 
     assert [d.state for d in owed] == [DeliveryState.PENDING] * 2
 
 
-@pytest.mark.parametrize(
-    ("status", "state"),
-    [(0xB000, DeliveryState.SENT), (0x0111, DeliveryState.SENT), (0xA900, DeliveryState.FAILED)],
-)
-def test_each_answer_settles_its_delivery(
-    node: Node, pacs: Pacs, tmp_path: Path, status: int, state: DeliveryState
-) -> None:
-    pacs.status = status
+def test_each_answer_settles_its_delivery(node: Node, tmp_path: Path) -> None:
+    answers = {
+        0xB000: DeliveryState.SENT,
+        0x0111: DeliveryState.SENT,
+        0xA900: DeliveryState.FAILED,
+    }
     node.start()
-    node.route_to(pacs.port)
-    store(node, make_series(geometry=SIX), tmp_path / "ct")
-    wait_for(f"deliveries {state}", lambda: delivery_states(node) == {state})
-    with node.index() as index:
-        assert {d.status for d in deliveries.list_deliveries(index)} == {status}
+    with ExitStack() as stack:
+        for status in answers:
+            peer = stack.enter_context(Pacs(ae_title=f"PACS{status:X}", status=status))
+            node.route_to(peer.port, name=peer.ae_title, called_ae=peer.ae_title)
+        store(node, make_series(geometry=SIX), tmp_path / "ct")
+
+        def settled() -> Sequence[Delivery]:
+            with node.index() as index:
+                return [one for one in deliveries.list_deliveries(index) if not one.is_open]
+
+        wait_for("deliveries to end", lambda: len(settled()) == 2 * len(answers))
+    assert Counter((one.destination, one.status, one.state) for one in settled()) == {
+        (f"PACS{status:X}", status, state): 2 for status, state in answers.items()
+    }
 
 
 def test_own_results_never_start_work(node: Node, pacs: Pacs, tmp_path: Path) -> None:
