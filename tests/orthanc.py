@@ -77,8 +77,10 @@ def running_orthanc(
     Parameters
     ----------
     orthanc
-        One that ran there before, started again on its ports.
+        One that runs there more than once, on its ports; it is stopped with care. Any other is killed: to close what
+        nobody opens again takes it three seconds.
     """
+    runs_again = orthanc is not None
     orthanc = orthanc or make_orthanc()
     configuration = folder / "orthanc.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,10 @@ def running_orthanc(
         _wait_until_it_answers(orthanc, process, folder / "orthanc.log")
         yield orthanc
     finally:
-        process.terminate()
+        if runs_again:
+            process.terminate()
+        else:
+            process.kill()
         process.wait(timeout=20)
 
 

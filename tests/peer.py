@@ -17,11 +17,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -46,6 +48,22 @@ class ReceivedFile:
     @property
     def ds(self) -> Dataset:
         return dcmread(BytesIO(self.file))
+
+
+class _Unchanging(list[PresentationContext]):
+    """pynetdicom makes a copy of all 172 for each association, and changes none."""
+
+    def __deepcopy__(self, memo: object) -> _Unchanging:
+        return self
+
+
+@cache
+def _storage_contexts(transfer_syntaxes: tuple[str, ...]) -> list[PresentationContext]:
+    """Every storage SOP Class; made once, for pynetdicom looks at each of 7,000 UIDs."""
+    ae = AE()
+    for context in AllStoragePresentationContexts:
+        ae.add_supported_context(context.abstract_syntax, list(transfer_syntaxes))
+    return ae.supported_contexts
 
 
 @dataclass(kw_only=True)
@@ -90,12 +108,12 @@ class Pacs:
         ae.add_supported_context(Verification)
         if self.finds:
             ae.add_supported_context(FIND)
-        for context in AllStoragePresentationContexts:
-            ae.add_supported_context(context.abstract_syntax, list(self.transfer_syntaxes))
         self.prepare(ae)
-        self._server = ae.start_server(
+        storage = _storage_contexts(tuple(self.transfer_syntaxes))
+        self._server = ae.make_server(
             ("127.0.0.1", self.port),
-            block=False,
+            contexts=[*ae.supported_contexts, *storage],
+            server_class=ThreadedAssociationServer,
             evt_handlers=[
                 *self.handlers(),
                 (evt.EVT_CONN_OPEN, self._open),
@@ -104,6 +122,11 @@ class Pacs:
                 (evt.EVT_C_FIND, self._find),
             ],
         )
+        self._server.contexts = _Unchanging(self._server.contexts)
+        # As `ae.start_server`, whose thread looks every half second whether it shall end: `stop` waits for that look.
+        ae._servers.append(self._server)
+        looking = {"poll_interval": 0.02}
+        threading.Thread(target=self._server.serve_forever, kwargs=looking, daemon=True).start()
         return self
 
     def prepare(self, ae: AE) -> None:

@@ -1,4 +1,4 @@
-"""What is written is what is there: example configuration, README, links, conformance statement."""
+"""What is written is what is there: example configuration, README, links; the statement: unit/test_conformance.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from typer.main import get_command
 
 from node import config
 from node.cli import app
-from node.conformance.markdown import write_markdown
-from node.conformance.statement import read_statement
 from node.routing import FACTS
-from pipelines.registry import find_pipelines
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -102,9 +99,3 @@ def test_the_facts_are_listed_as_the_code_has_them() -> None:
     section = _read("docs/operations.md").partition("## Facts that rules may name")[2]
     listed = re.findall(r"^\| `([a-z_]+)` \| (.+) \|$", section.partition("\n## ")[0], re.MULTILINE)
     assert dict(listed) == FACTS
-
-
-def test_the_conformance_statement_is_what_the_default_node_prints() -> None:
-    """`osteonode conformance --output docs/conformance.md`, without a configuration, brings it up to date."""
-    statement = read_statement(config.Config(), find_pipelines())
-    assert _read("docs/conformance.md") == write_markdown(statement)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,12 @@ FORMS = {
 }
 
 
+@cache
 def make_examples() -> tuple[Example, ...]:
-    """A rich example, and one for each origin in which that alone differs; the same of poor ones."""
+    """A rich example, and one for each origin in which that alone differs; the same of poor ones.
+
+    They depend on nothing outside, and are made once in a process: that takes seconds. Nobody changes them.
+    """
     return tuple(
         _example(varied, _Recipe(letters={varied: "B"} if varied else {}, poor=poor))
         for poor in (False, True)

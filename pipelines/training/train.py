@@ -176,7 +176,8 @@ def _from_step(
     how = StreamOptions(
         batch_size=options.batch_size or recipe.batch_size,
         workers=options.workers,
-        pool=recipe.pool,
+        # More would be rendered than the run shows its network.
+        pool=min(recipe.pool, source.crops),
         reuse=source.reuse,
         # A resumed run goes on with other crops, not with the first ones again.
         seed=(run.seed, run.fold or 0, first),
@@ -191,8 +192,9 @@ def _validation(
     size = options.batch_size or recipe.batch_size
     how = StreamOptions(pool=1, reuse=1, seed=(_VALIDATION_SEED, run.seed, run.fold or 0))
     stream = iter(CropStream(source.draw_validation, recipe.prepare, how))
+    # A trial on a handful of phantoms would wait for these much longer than it learns.
+    count = max(1, min(_VALIDATION_SAMPLES, source.crops) // size)
     # Rendering takes its time: it is shown.
-    count = max(1, _VALIDATION_SAMPLES // size)
     shown = counted(range(count), "drawing validation samples", count)
     samples = [list(islice(stream, size)) for _ in shown]
     fixed = [

@@ -62,6 +62,7 @@ def test_the_same_seed_plans_the_same(seed: int) -> None:
     assert planned == set(Kind)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_the_books_balance(scene: Scene, seed: int, request: pytest.FixtureRequest) -> None:
     kills: int = request.config.getoption("--chaos-kills")

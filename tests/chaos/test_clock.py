@@ -17,6 +17,7 @@ from storage.model import WorkitemState
 HOURS = 3600
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_after_the_clock_was_set_back_comes_again(
     tmp_path: Path, pacs: Pacs
 ) -> None:

@@ -28,6 +28,8 @@ SIX = Geometry(slices=6)
 SOON_S = 5.0
 BERLIN = ZoneInfo("Europe/Berlin")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:

@@ -6,7 +6,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,13 @@ from pydicom.uid import RLELossless
 
 from node.scu import send_paths
 from storage.index import deliveries, events, measurements, rules, studies, workitems
-from storage.model import DeliveryState, Destination, Rule, WorkitemState
+from storage.model import Delivery, DeliveryState, Destination, Rule, Workitem, WorkitemState
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 SIX = Geometry(slices=6)
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -36,6 +40,40 @@ def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(folder=tmp_path / "node")
     yield made
     made.kill_if_running()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A node whose rule sends what is made of every CT to a PACS; each test has a study of its own in it."""
+
+    node: Node
+    pacs: Pacs
+
+    def came(self, study: str) -> list[Dataset]:
+        """What the PACS was sent of a study, in order."""
+        return [ds for ds in self.pacs.received if ds.StudyInstanceUID == study]
+
+    def wait_for(self, study: str, count: int) -> list[Dataset]:
+        """Until the PACS was sent so many objects of a study."""
+        wait_for(f"{count} objects of a study", lambda: len(self.came(study)) >= count)
+        return self.came(study)
+
+    def workitems(self, study: str) -> tuple[Workitem, ...]:
+        with self.node.index() as index:
+            return workitems.list_workitems(index, study=study)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """For tests that stop nothing and add no rule."""
+    node = Node(folder=tmp_path_factory.mktemp("running") / "node")
+    with Pacs() as pacs:
+        try:
+            node.start()
+            node.route_to(pacs.port)
+            yield Running(node, pacs)
+        finally:
+            node.kill_if_running()
 
 
 def store(node: Node, datasets: list[Dataset], folder: Path) -> None:
@@ -52,29 +90,29 @@ def held(pacs: Pacs) -> Counter[str]:
     return Counter(str(sop_class) for sop_class, _ in uids)
 
 
-def test_a_series_comes_back_as_seg_and_sr(node: Node, pacs: Pacs, tmp_path: Path) -> None:
-    node.start()
-    node.route_to(pacs.port)
-    datasets = make_series(geometry=SIX)
-    store(node, datasets, tmp_path / "ct")
-    seg, sr = sorted(pacs.wait_for(2), key=lambda ds: ds.Modality)
+def test_a_series_comes_back_as_seg_and_sr(running: Running, tmp_path: Path) -> None:
+    datasets = make_series(study=1, geometry=SIX)
+    study = datasets[0].StudyInstanceUID
+    store(running.node, datasets, tmp_path / "ct")
+    seg, sr = sorted(running.wait_for(study, 2), key=lambda ds: ds.Modality)
     assert (seg.SOPClassUID, sr.SOPClassUID) == (SEG, SR)
-    assert seg.StudyInstanceUID == sr.StudyInstanceUID == datasets[0].StudyInstanceUID
     assert seg.PatientID == datasets[0].PatientID
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == datasets[0].SeriesInstanceUID
     # SEG first: the SR refers to it.
-    assert [ds.Modality for ds in pacs.received] == ["SEG", "SR"]
-    wait_for("both deliveries SENT", lambda: delivery_states(node) == {DeliveryState.SENT})
+    assert [ds.Modality for ds in running.came(study)] == ["SEG", "SR"]
+    wait_for(
+        "both deliveries SENT",
+        lambda: delivery_states(running.node, study) == {DeliveryState.SENT},
+    )
 
-    with node.index() as index:
-        study = datasets[0].StudyInstanceUID
+    with running.node.index() as index:
         kinds = [event.kind for event in events.list_events(index, study=study)]
         assert kinds[:3] == ["instances-received", "study-evaluated", "workitem-completed"]
         (volume,) = measurements.list_measurements(index, study=study, concept="118565006")
         assert volume.unit == "mL"
         assert volume.value > 0
-        (workitem,) = workitems.list_workitems(index, study=study)
-        assert {"load", "infer", "encode"} <= set(workitem.timings)
+    (workitem,) = running.workitems(study)
+    assert {"load", "infer", "encode"} <= set(workitem.timings)
 
 
 def test_each_destination_gets_what_its_profile_says(
@@ -107,9 +145,9 @@ def test_each_destination_gets_what_its_profile_says(
     assert len(node.workitems()) == 1
 
 
-def delivery_states(node: Node) -> set[DeliveryState]:
+def delivery_states(node: Node, study: str | None = None) -> set[DeliveryState]:
     with node.index() as index:
-        return {delivery.state for delivery in deliveries.list_deliveries(index)}
+        return {delivery.state for delivery in deliveries.list_deliveries(index, study=study)}
 
 
 def test_killed_before_the_study_is_quiet(node: Node, pacs: Pacs, tmp_path: Path) -> None:
@@ -155,33 +193,31 @@ def test_killed_while_delivering(node: Node, pacs: Pacs, tmp_path: Path) -> None
     assert held(pacs) == {SEG: 1, SR: 1}
 
 
-def test_the_same_study_twice_gives_one_result(node: Node, pacs: Pacs, tmp_path: Path) -> None:
-    node.start()
-    node.route_to(pacs.port)
-    datasets = make_series(geometry=SIX)
-    store(node, datasets, tmp_path / "ct")
-    pacs.wait_for(2)
-    store(node, datasets, tmp_path / "ct")
+def test_the_same_study_twice_gives_one_result(running: Running, tmp_path: Path) -> None:
+    datasets = make_series(study=2, geometry=SIX)
+    study = datasets[0].StudyInstanceUID
+    store(running.node, datasets, tmp_path / "ct")
+    running.wait_for(study, 2)
+    store(running.node, datasets, tmp_path / "ct")
     time.sleep(3)
-    assert len(pacs.files) == 2
-    assert len(node.workitems()) == 1
-    with node.index() as index:
-        study = studies.get(index, datasets[0].StudyInstanceUID)
-    assert (study.revision, study.instance_count) == (6, 6)
+    assert len(running.came(study)) == 2
+    assert len(running.workitems(study)) == 1
+    with running.node.index() as index:
+        found = studies.get(index, study)
+    assert (found.revision, found.instance_count) == (6, 6)
 
 
-def test_a_late_instance_makes_a_new_revision(node: Node, pacs: Pacs, tmp_path: Path) -> None:
-    node.start()
-    node.route_to(pacs.port)
-    datasets = make_series(geometry=SIX)
-    store(node, datasets[:5], tmp_path / "ct")
-    pacs.wait_for(2)
-    store(node, datasets[5:], tmp_path / "late")
-    pacs.wait_for(4)
-    first, second = sorted(node.workitems(), key=lambda w: w.study_revision)
+def test_a_late_instance_makes_a_new_revision(running: Running, tmp_path: Path) -> None:
+    datasets = make_series(study=3, geometry=SIX)
+    study = datasets[0].StudyInstanceUID
+    store(running.node, datasets[:5], tmp_path / "ct")
+    running.wait_for(study, 2)
+    store(running.node, datasets[5:], tmp_path / "late")
+    running.wait_for(study, 4)
+    first, second = sorted(running.workitems(study), key=lambda w: w.study_revision)
     assert (first.study_revision, second.study_revision) == (5, 6)
     assert [len(w.inputs[0].sop_instance_uids) for w in (first, second)] == [5, 6]
-    assert len({ds.SOPInstanceUID for ds in pacs.received}) == 4
+    assert len({ds.SOPInstanceUID for ds in running.came(study)}) == 4
 
 
 def test_a_dead_pacs_gets_everything_when_it_comes_back(
@@ -217,20 +253,27 @@ def test_a_dead_pacs_does_not_hold_up_another(node: Node, pacs: Pacs, tmp_path: 
     assert [d.state for d in owed] == [DeliveryState.PENDING] * 2
 
 
-@pytest.mark.parametrize(
-    ("status", "state"),
-    [(0xB000, DeliveryState.SENT), (0x0111, DeliveryState.SENT), (0xA900, DeliveryState.FAILED)],
-)
-def test_each_answer_settles_its_delivery(
-    node: Node, pacs: Pacs, tmp_path: Path, status: int, state: DeliveryState
-) -> None:
-    pacs.status = status
+def test_each_answer_settles_its_delivery(node: Node, tmp_path: Path) -> None:
+    answers = {
+        0xB000: DeliveryState.SENT,
+        0x0111: DeliveryState.SENT,
+        0xA900: DeliveryState.FAILED,
+    }
     node.start()
-    node.route_to(pacs.port)
-    store(node, make_series(geometry=SIX), tmp_path / "ct")
-    wait_for(f"deliveries {state}", lambda: delivery_states(node) == {state})
-    with node.index() as index:
-        assert {d.status for d in deliveries.list_deliveries(index)} == {status}
+    with ExitStack() as stack:
+        for status in answers:
+            peer = stack.enter_context(Pacs(ae_title=f"PACS{status:X}", status=status))
+            node.route_to(peer.port, name=peer.ae_title, called_ae=peer.ae_title)
+        store(node, make_series(geometry=SIX), tmp_path / "ct")
+
+        def settled() -> Sequence[Delivery]:
+            with node.index() as index:
+                return [one for one in deliveries.list_deliveries(index) if not one.is_open]
+
+        wait_for("deliveries to end", lambda: len(settled()) == 2 * len(answers))
+    assert Counter((one.destination, one.status, one.state) for one in settled()) == {
+        (f"PACS{status:X}", status, state): 2 for status, state in answers.items()
+    }
 
 
 def test_own_results_never_start_work(node: Node, pacs: Pacs, tmp_path: Path) -> None:
@@ -261,17 +304,16 @@ def test_own_results_never_start_work(node: Node, pacs: Pacs, tmp_path: Path) ->
 
 
 def test_two_series_two_results_and_the_localiser_is_explained(
-    node: Node, pacs: Pacs, tmp_path: Path
+    running: Running, tmp_path: Path
 ) -> None:
-    node.start()
-    node.route_to(pacs.port)
-    axial = make_series(series=1, geometry=SIX)
-    coronal = make_series(series=2, geometry=Geometry(slices=6, orientation=CORONAL))
-    localiser = make_series(series=3, geometry=Geometry(slices=1))
-    store(node, axial + coronal + localiser, tmp_path / "ct")
-    pacs.wait_for(4)
-    with node.index() as index:
-        decisions = studies.decisions(index, axial[0].StudyInstanceUID)
+    axial = make_series(study=4, series=1, geometry=SIX)
+    coronal = make_series(study=4, series=2, geometry=Geometry(slices=6, orientation=CORONAL))
+    localiser = make_series(study=4, series=3, geometry=Geometry(slices=1))
+    study = axial[0].StudyInstanceUID
+    store(running.node, axial + coronal + localiser, tmp_path / "ct")
+    running.wait_for(study, 4)
+    with running.node.index() as index:
+        decisions = studies.decisions(index, study)
     by_series = {d.series_instance_uid: d for d in decisions}
     assert len(by_series) == 3
     refused = by_series[localiser[0].SeriesInstanceUID]
@@ -280,21 +322,24 @@ def test_two_series_two_results_and_the_localiser_is_explained(
 
 
 def test_a_series_that_is_no_volume_fails_with_a_code_and_the_node_goes_on(
-    node: Node, pacs: Pacs, tmp_path: Path
+    running: Running, tmp_path: Path
 ) -> None:
-    node.start()
-    node.route_to(pacs.port)
-    broken = make_series(study=1, geometry=SIX)
+    broken = make_series(study=5, geometry=SIX)
     x, y, z = broken[3].ImagePositionPatient
     broken[3].ImagePositionPatient = [x + 9, y, z]  # beside the others
-    store(node, broken, tmp_path / "broken")
-    node.wait_for_state(WorkitemState.CANCELED)
-    (failed,) = node.workitems()
+    study = broken[0].StudyInstanceUID
+    store(running.node, broken, tmp_path / "broken")
+    wait_for(
+        "the workitem to be CANCELED",
+        lambda: [one.state for one in running.workitems(study)] == [WorkitemState.CANCELED],
+    )
+    (failed,) = running.workitems(study)
     assert failed.reason_code is not None
     assert failed.reason_code.startswith("input-")
     assert failed.reason
-    store(node, make_series(study=2, geometry=SIX), tmp_path / "whole")
-    pacs.wait_for(2)
+    whole = make_series(study=6, geometry=SIX)
+    store(running.node, whole, tmp_path / "whole")
+    running.wait_for(whole[0].StudyInstanceUID, 2)
 
 
 def test_weights_with_a_wrong_checksum_fail_with_a_code(
@@ -375,22 +420,18 @@ def test_stopping_gives_a_running_workitem_back(node: Node, pacs: Pacs, tmp_path
     assert held(pacs) == {SR: 1}
 
 
-def test_several_modalities_at_once(node: Node, pacs: Pacs, tmp_path: Path) -> None:
-    node.start()
-    node.route_to(pacs.port)
+def test_several_modalities_at_once(running: Running, tmp_path: Path) -> None:
+    sent = {n: make_series(study=n, geometry=SIX) for n in range(10, 14)}
     senders = [
-        threading.Thread(
-            target=store,
-            args=(node, make_series(study=n, geometry=SIX), tmp_path / str(n)),
-        )
-        for n in range(4)
+        threading.Thread(target=store, args=(running.node, datasets, tmp_path / str(n)))
+        for n, datasets in sent.items()
     ]
     for sender in senders:
         sender.start()
     for sender in senders:
         sender.join()
-    pacs.wait_for(8, timeout_s=60)
-    assert len({ds.StudyInstanceUID for ds in pacs.received}) == 4
+    for datasets in sent.values():
+        running.wait_for(datasets[0].StudyInstanceUID, 2)
 
 
 def test_the_whole_way_on_either_database(
@@ -410,15 +451,14 @@ def test_the_whole_way_on_either_database(
 
 
 def test_a_second_node_on_the_same_port_is_refused_and_takes_nothing(
-    node: Node, pacs: Pacs, tmp_path: Path
+    running: Running, tmp_path: Path
 ) -> None:
-    node.start()
-    node.route_to(pacs.port)
-    second = Node(folder=node.folder, port=node.port)
+    second = Node(folder=running.node.folder, port=running.node.port)
     assert second.run_until_it_ends() == 3
-    assert "cannot listen" in node.log
-    store(node, make_series(geometry=SIX), tmp_path / "ct")
-    pacs.wait_for(2)
+    assert "cannot listen" in running.node.log
+    datasets = make_series(study=7, geometry=SIX)
+    store(running.node, datasets, tmp_path / "ct")
+    running.wait_for(datasets[0].StudyInstanceUID, 2)
 
 
 def test_no_patient_in_the_log(node: Node, pacs: Pacs, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ SIX = Geometry(slices=6)
 #: Longer than a study takes to become quiet, to be looked at, and to be sent by a loaded machine.
 WAIT_S = 8
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:

@@ -20,6 +20,8 @@ SIX = Geometry(slices=6)
 #: A destination that takes rejection notes.
 IOCM = '{"iocm": {"retract": true}}'
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:

@@ -17,7 +17,7 @@ from storage import tables
 from storage.index import commitments, deliveries, destinations
 from storage.model import CommitmentState, Delivery, DeliveryState, Destination
 
-pytestmark = pytest.mark.peer("orthanc")
+pytestmark = [pytest.mark.peer("orthanc"), pytest.mark.slow]
 
 
 @pytest.fixture

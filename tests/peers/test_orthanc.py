@@ -19,7 +19,7 @@ from node.query import count_study
 from storage.index import deliveries, studies, workitems
 from storage.model import DeliveryState, Destination, WorkitemState
 
-pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.peer("orthanc")]
+pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.peer("orthanc"), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -110,7 +110,6 @@ def test_an_orthanc_that_starts_late_gets_everything(node: Node, tmp_path: Path)
 
 
 @pytest.mark.shared
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_real_ct_comes_back_within_ten_minutes(
     node: Node, orthanc: Orthanc, shared_data: Path, capsys: pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from pipelines.comparison import CHANGE, INTERVAL
 from storage.index import destinations, instances, measurements, rules, studies
 from storage.model import Destination, Rule, Workitem, WorkitemState
 
-pytestmark = pytest.mark.peer("orthanc")
+pytestmark = [pytest.mark.peer("orthanc"), pytest.mark.slow]
 SIX, NINE = Geometry(slices=6), Geometry(slices=9)
 
 

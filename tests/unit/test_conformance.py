@@ -26,6 +26,7 @@ from pipelines.registry import find_pipelines
 from pipelines.series import read_series
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 PRIVATE = "1.2.840.113619.4.30"
 
 
@@ -215,6 +216,11 @@ def test_no_actor_is_claimed_whose_transactions_are_not_there(statement: Stateme
 
 
 # -- the text -----------------------------------------------------------------------------------
+
+
+def test_the_page_is_what_the_default_node_prints(statement: Statement) -> None:
+    """`osteonode conformance --output docs/conformance.md`, without a configuration, brings it up to date."""
+    assert PAGE.read_text(encoding="utf-8") == write_markdown(statement)
 
 
 def test_no_setting_of_this_machine_is_in_the_text(statement: Statement) -> None:

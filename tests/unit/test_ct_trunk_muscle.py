@@ -47,6 +47,17 @@ def lumbar() -> hd.Volume:
     return trunks.scene(LUMBAR)
 
 
+@pytest.fixture(scope="module")
+def whole_trunk(model: TrunkModel) -> AnalysisResult:
+    """What is found where every level is seen."""
+    return analyse(model, trunks.scene())
+
+
+@pytest.fixture(scope="module")
+def lumbar_trunk(model: TrunkModel) -> AnalysisResult:
+    return analyse(model, lumbar())
+
+
 def said(result: AnalysisResult, number: int | None, meaning: str) -> list[Measurement]:
     return [
         one
@@ -62,10 +73,9 @@ def flags(result: AnalysisResult, number: int) -> set[str]:
 # -- levels ----------------------------------------------------------------------------------------
 
 
-def test_every_level_of_a_whole_trunk_is_found_where_it_is(model: TrunkModel) -> None:
-    result = analyse(model, trunks.scene())
+def test_every_level_of_a_whole_trunk_is_found_where_it_is(whole_trunk: AnalysisResult) -> None:
     for index, level in enumerate(LEVELS):
-        inside = np.flatnonzero((result.label_map.array == BODIES[level]).any(axis=(1, 2)))
+        inside = np.flatnonzero((whole_trunk.label_map.array == BODIES[level]).any(axis=(1, 2)))
         expected = trunks.body_slices(index)
         assert abs(inside[0] - expected.start) <= 2
         assert abs(inside[-1] - (expected.stop - 1)) <= 2
@@ -125,8 +135,10 @@ def test_the_network_is_one_of_two() -> None:
         part_of({"network": "levels"})
 
 
-def test_areas_are_those_of_the_slice_through_the_middle_of_each_body(model: TrunkModel) -> None:
-    result = analyse(model, lumbar())
+def test_areas_are_those_of_the_slice_through_the_middle_of_each_body(
+    lumbar_trunk: AnalysisResult,
+) -> None:
+    result = lumbar_trunk
     for number in NUMBERS.values():
         measured = said(result, number, "Area")
         assert [one.site for one in measured] == [LEVEL_CODES[level] for level in LUMBAR]
@@ -138,8 +150,11 @@ def test_areas_are_those_of_the_slice_through_the_middle_of_each_body(model: Tru
         assert volume.value == pytest.approx(ROD_CM2 * 15.6, rel=0.25)
 
 
-def test_the_index_is_the_area_at_l3_over_the_squared_stature(model: TrunkModel) -> None:
-    result = analyse(model, lumbar(), size="2.0")
+def test_the_index_is_the_area_at_l3_over_the_squared_stature(
+    lumbar_trunk: AnalysisResult,
+) -> None:
+    """The stature is two metres."""
+    result = lumbar_trunk
     (index,) = said(result, None, "Skeletal muscle index")
     total = [one.value for one in said(result, None, "Area") if one.site == LEVEL_CODES["L3"]]
     assert index.value == pytest.approx(total[0] / 4)
@@ -164,11 +179,12 @@ def test_no_index_is_wanted_where_l3_is_not_seen(model: TrunkModel) -> None:
     assert "122288" in flags(result, BODIES["L3"])  # DCM, Not visualized
 
 
-def test_what_the_image_ends_in_is_flagged(model: TrunkModel) -> None:
-    assert all(not flags(analyse(model, trunks.scene()), n) for n in NUMBERS.values())
-    result = analyse(model, lumbar())
-    assert all(flags(result, number) == {"130576"} for number in NUMBERS.values())
-    (notice,) = [notice for notice in result.notices if notice.code == "muscle-incomplete"]
+def test_what_the_image_ends_in_is_flagged(
+    whole_trunk: AnalysisResult, lumbar_trunk: AnalysisResult
+) -> None:
+    assert not any(flags(whole_trunk, number) for number in NUMBERS.values())
+    assert all(flags(lumbar_trunk, number) == {"130576"} for number in NUMBERS.values())
+    (notice,) = [notice for notice in lumbar_trunk.notices if notice.code == "muscle-incomplete"]
     assert "erector spinae left" in notice.message
 
 

@@ -24,14 +24,20 @@ from pipelines.evidence.sr import create_sr
 Spoil = Callable[[Dataset], object]
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> dict[str, Dataset]:
-    request = volumes.make_request(segs.SOURCES["axial"](tmp_path))
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    request = volumes.make_request(segs.SOURCES["axial"](tmp_path_factory.mktemp("axial")))
     seg = create_seg(request)
     label_map = create_seg(request, segs.FORMS["labelmap, rle"])
     assert seg is not None
     assert label_map is not None
     return {"SEG": seg, "LABELMAP": label_map, "SR": create_sr(request, seg)}
+
+
+@pytest.fixture
+def made(sound: dict[str, Dataset]) -> dict[str, Dataset]:
+    """For a test to spoil."""
+    return deepcopy(sound)
 
 
 def _check(ds: Dataset) -> tuple[str, ...]:
