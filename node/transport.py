@@ -51,6 +51,8 @@ from node.tls import Reloaded, explain
 
 #: Longest wait of either loop: time-outs are looked at this often.
 _LOOK_S = 0.5
+#: Seconds between two looks whether the listener is to stop.
+_STOP_S = 0.05
 #: Associate, release and abort PDUs; a peer that says more is no DICOM peer.
 _MAX_CONTROL_PDU = 1 << 20
 #: What an association reads at once, and all the memory that its images take.
@@ -134,7 +136,9 @@ class StoreServer(ThreadedAssociationServer):
     def begin(self) -> None:
         """Take connections, in a thread of its own."""
         self._is_serving = True
-        threading.Thread(target=self.serve_forever, name="dicom-listener", daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, args=(_STOP_S,), name="dicom-listener", daemon=True
+        ).start()
 
     def get_request(self) -> Any:
         """The next connection; where there is no descriptor left for it, it waits, and the loop with it."""
