@@ -9,6 +9,7 @@ The calendar (APScheduler) sweeps.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -409,7 +410,11 @@ def serve(config: Config) -> None:
     asked_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
-    with Service(config):
+    service = Service(config)
+    # A full collection would look at every object of every module, and all wait for it: these are here to stay.
+    gc.collect()
+    gc.freeze()
+    with service:
         asked_to_stop.wait()
 
 
