@@ -14,6 +14,7 @@ from mmap import mmap
 from typing import NamedTuple, TypeAlias
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.valuerep import VR
 
 PIXEL_DATA_GROUP = 0x7FE00000
 #: Float Pixel Data (7FE0,0008), the first pixel data there can be; before it come offsets and lengths of frames.
@@ -28,6 +29,8 @@ _LONG = frozenset(
     vr.encode()
     for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 )
+#: VRs as they are written, and as they are called.
+_KNOWN = {vr.encode(): vr.value for vr in VR if len(vr) == 2}
 #: Sequences deeper than this are an attack or a mistake; real ones nest to about ten.
 _MAX_DEPTH = 64
 #: Top-level elements before pixel data; the dictionary has 5,000, and files with many private ones a few hundred.
@@ -84,6 +87,13 @@ class Encoding:
     def order(self) -> str:
         """Byte order as `struct` has it."""
         return "<" if self.is_little else ">"
+
+
+#: By byte order: the head of an element in Explicit VR, in Implicit VR, and a length of four bytes.
+_STRUCTS = {
+    order: tuple(struct.Struct(order + code).unpack_from for code in ("HH2sH", "HHI", "I"))
+    for order in "<>"
+}
 
 
 @lru_cache(maxsize=8192)
@@ -156,9 +166,7 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
         raise UnreadableError(f"Sequences are nested deeper than {_MAX_DEPTH}.")
     limit = bounds.limit
     is_implicit = encoding.is_implicit
-    explicit = struct.Struct(encoding.order + "HH2sH").unpack_from
-    implicit = struct.Struct(encoding.order + "HHI").unpack_from
-    long_length = struct.Struct(encoding.order + "I").unpack_from
+    explicit, implicit, long_length = _STRUCTS[encoding.order]
     tag = 0
     while position + 8 <= limit:
         head = position
@@ -168,7 +176,7 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
             group, number, length = implicit(data, position)
         else:
             group, number, vr, length = explicit(data, position)
-            if group == 0xFFFE or not vr.isalpha() or not vr.isupper():
+            if group == 0xFFFE or (vr not in _KNOWN and not (vr.isalpha() and vr.isupper())):
                 # Items have no VR (PS3.5 7.5); some writers leave it out of private elements as well.
                 vr = None
                 group, number, length = implicit(data, position)
@@ -188,7 +196,7 @@ def _walk(  # noqa: C901 - the cases of PS3.5 7.1, each once
             end = _skip_sequence(data, start, inner, depth, bounds)
         if end > limit:
             raise TruncatedError(f"{name(tag)} says {length} bytes, but {limit - start} are left.")
-        yield Element(tag, vr.decode() if vr else None, head, start, end)
+        yield Element(tag, _KNOWN.get(vr) or vr.decode() if vr else None, head, start, end)
         position = end
     if data[position:limit].strip(b"\x00"):
         raise TruncatedError(f"The data set ends in the element after {name(tag)}.")

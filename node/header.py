@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 
 from pydicom.charset import decode_bytes, python_encoding
@@ -98,6 +99,7 @@ _SINGLE_TEXT = frozenset(("LT", "ST", "UR", "UT"))
 #: Text in the data set's character set; the others are ASCII by definition.
 _LOCAL_TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _TEXT = _SINGLE_TEXT | _LOCAL_TEXT | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
+_ASCII = ("iso8859_1",)
 #: PS3.5 6.1.2.5.3: characters at which an ISO 2022 string returns to its first character set.
 _RESETS = set(b"\n\f\r\\^=")
 
@@ -238,29 +240,33 @@ def _uid(header: dict[str, Values], tag: int, keyword: str) -> str:
 
 def _values_by_keyword(source: _Source) -> Iterator[tuple[str, Values]]:
     encodings = _character_sets(source)
-    order = source.encoding.order
-    for tag, element in source.elements.items():
-        keyword, vr = dictionary(tag)
-        if not keyword or element.end - element.start > MAX_VALUE_LENGTH:
+    order, data = source.encoding.order, source.data
+    for tag, vr, _, start, end in source.elements.values():
+        keyword, kind = dictionary(tag)
+        if not keyword or end - start > MAX_VALUE_LENGTH:
             continue
-        if element.vr and element.vr != "UN":
-            vr = element.vr
-        values: Values = ()
-        if vr in _TEXT:
-            raw = source.data[element.start : element.end]
-            values = _texts(raw, vr, encodings if vr in _LOCAL_TEXT else ["iso8859_1"])
-        elif vr in _NUMBERS:
-            values = _numbers(source.data[element.start : element.end], order + _NUMBERS[vr])
-        if values:
+        if vr and vr != "UN":
+            kind = vr
+        if values := _values(data[start:end], kind, order, encodings):
             yield keyword, values
 
 
-def _character_sets(source: _Source) -> list[str]:
+@lru_cache(maxsize=4096)
+def _values(raw: bytes, vr: str, order: str, encodings: tuple[str, ...]) -> Values:
+    """The values of an element; of most, the instances of a series have the same."""
+    if vr in _TEXT:
+        return _texts(raw, vr, encodings if vr in _LOCAL_TEXT else _ASCII)
+    if vr in _NUMBERS:
+        return _numbers(raw, order + _NUMBERS[vr])
+    return ()
+
+
+def _character_sets(source: _Source) -> tuple[str, ...]:
     """Python's names for Specific Character Set; an unknown term reads as Latin-1, which cannot fail."""
     element = source.elements.get(_SPECIFIC_CHARACTER_SET)
     raw = source.data[element.start : element.end] if element else b""
     terms = raw.decode("ascii", "replace").split("\\")
-    return [python_encoding.get(term.strip(" \x00"), "iso8859_1") for term in terms]
+    return tuple(python_encoding.get(term.strip(" \x00"), "iso8859_1") for term in terms)
 
 
 def _numbers(raw: bytes, code: str) -> Values:
@@ -270,7 +276,7 @@ def _numbers(raw: bytes, code: str) -> Values:
     return tuple(number if math.isfinite(number) else str(number) for number in numbers)
 
 
-def _texts(raw: bytes, vr: str, encodings: list[str]) -> Values:
+def _texts(raw: bytes, vr: str, encodings: tuple[str, ...]) -> Values:
     text = _decode(raw, encodings).rstrip(" \x00")
     if not text:
         return ()
@@ -300,10 +306,10 @@ def _number(text: str, kind: Callable[[str], int | float]) -> HeaderValue:
         return text
 
 
-def _decode(raw: bytes, encodings: list[str]) -> str:
+def _decode(raw: bytes, encodings: tuple[str, ...]) -> str:
     if b"\x1b" in raw and len(encodings) > 1:
         try:
-            return decode_bytes(raw, encodings, _RESETS)
+            return decode_bytes(raw, list(encodings), _RESETS)
         except (LookupError, UnicodeError):
             return raw.decode("ascii", "replace")
     return raw.decode(encodings[0], "replace")
