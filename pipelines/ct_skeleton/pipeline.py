@@ -17,6 +17,7 @@ from torch import nn
 from pipelines.ct_skeleton.measuring import incompleteness, measure_bone
 from pipelines.ct_skeleton.postprocessing import (
     bridge_slices,
+    fill_cavities,
     fill_small_holes,
     remove_metal,
     remove_specks,
@@ -111,7 +112,12 @@ def run(
     """
     volume = inputs[ROLE].volume
     check_series(volume)
-    skeleton = segment_skeleton(model.network, volume, normalisation_of(parameters))
+    skeleton = segment_skeleton(
+        model.network,
+        volume,
+        normalisation_of(parameters),
+        mirror=bool(parameters["mirror"]),
+    )
     statements = measure_bone(volume, skeleton, parameters)
     cut = incompleteness(skeleton)
     spec = model.manifest.segments[0]
@@ -167,7 +173,7 @@ def normalisation_of(parameters: Parameters) -> Normalisation:
 
 
 def segment_skeleton(
-    network: Network, volume: Volume, normalisation: Normalisation, *, mirror: bool = False
+    network: Network, volume: Volume, normalisation: Normalisation, *, mirror: bool = True
 ) -> Volume:
     """Return where there is bone, marrow included.
 
@@ -180,7 +186,7 @@ def segment_skeleton(
     normalisation
         The variant of the last preprocessing step.
     mirror
-        Average over the mirrored slices: twice the time.
+        Average with what the mirrored slices say: twice the time.
 
     Returns
     -------
@@ -199,7 +205,8 @@ def segment_skeleton(
     found = segment_slices(network, alone, partial(_prepare, upper=upper), box, how)
     found.array[...] &= body.array
     found = fill_small_holes(remove_specks(bridge_slices(found, alone)))
-    return put_back(remove_metal(found, alone), volume)
+    found = remove_metal(fill_cavities(found, alone), alone)
+    return put_back(found, volume)
 
 
 def _prepare(image: NDArray[Any], *, upper: float) -> Floats:

@@ -11,6 +11,8 @@ from pipelines.inference import bounding_box
 SMALLEST_ML = 0.1
 #: Larger holes may be a spinal canal, which is no bone.
 LARGEST_HOLE_MM2 = 50.0
+#: What bone encloses on all sides is marrow, unless it is more than the largest heel bone holds, or air: a sinus.
+LARGEST_CAVITY_ML, SINUS_HU = 60.0, -200
 #: A slice between bone and bone is bone if it is as dense as this; a disc is not.
 BRIDGE_HU = 150
 #: Between slices further apart there is room for a thoracic disc, which is about 4 mm high.
@@ -65,6 +67,41 @@ def fill_small_holes(mask: Volume) -> Volume:
     largest = LARGEST_HOLE_MM2 / float(mask.spacing[1] * mask.spacing[2])
     for plane in filled[box.index]:
         plane[_small_holes(plane, largest)] = 1
+    return mask.with_array(filled)
+
+
+def fill_cavities(mask: Volume, volume: Volume) -> Volume:
+    """Fill what bone encloses on all sides: marrow which the network took for something else.
+
+    Parameters
+    ----------
+    mask
+        uint8, axes (slice, row, column), spacing in mm.
+    volume
+        HU, on the same grid.
+
+    Returns
+    -------
+    highdicom.Volume
+        uint8, on the same grid.
+    """
+    box = bounding_box(mask, 0)
+    if box is None:
+        return mask
+    filled = mask.array.copy()
+    window = filled[box.index]
+    parts, count = ndimage.label(window == 0)
+    if count == 0:
+        return mask
+    inside = parts > 0
+    sizes = np.bincount(parts[inside], minlength=count + 1) * mask.voxel_volume / 1000
+    dense = ndimage.mean(volume.array[box.index], parts, np.arange(count + 1)) > SINUS_HU
+    marrow = (sizes <= LARGEST_CAVITY_ML) & dense
+    for axis in range(3):  # what reaches a side of the box is not enclosed
+        for end in (0, -1):
+            marrow[np.unique(parts.take(end, axis=axis))] = False
+    marrow[0] = False
+    window[marrow[parts]] = 1
     return mask.with_array(filled)
 
 

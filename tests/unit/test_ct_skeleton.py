@@ -19,6 +19,7 @@ from pipelines.ct_skeleton.pipeline import (
 )
 from pipelines.ct_skeleton.postprocessing import (
     bridge_slices,
+    fill_cavities,
     fill_small_holes,
     remove_metal,
     remove_specks,
@@ -44,7 +45,12 @@ from pipelines.training.phantoms.tables import draw_table
 from pipelines.training.phantoms.tissues import Phantom, Tissue, skeleton_of
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct-abdomen"
-PARAMETERS = {"normalisation": "interpatient", "dense_hu": 600.0, "low_density_hu": 110.0}
+PARAMETERS = {
+    "normalisation": "interpatient",
+    "mirror": True,
+    "dense_hu": 600.0,
+    "low_density_hu": 110.0,
+}
 #: A plain threshold, the method to be better than.
 THRESHOLD_OF_OLD = 200
 
@@ -262,6 +268,25 @@ def test_small_holes_are_filled_and_the_spinal_canal_is_not() -> None:
     np.testing.assert_array_equal(filled, mask)
     nothing = _volume(np.zeros((2, 5, 5), np.uint8))
     assert not fill_small_holes(nothing).array.any()
+
+
+def test_marrow_enclosed_on_all_sides_is_filled_and_sinus_and_canal_are_not() -> None:
+    mask = np.zeros((40, 90, 190), np.uint8)
+    image = np.full(mask.shape, 30, np.int16)
+    mask[2:38, 5:75, 2:90] = 1
+    marrow, sinus = np.s_[5:20, 10:40, 10:30], np.s_[5:20, 10:40, 40:60]
+    canal, large = np.s_[2:38, 50:65, 10:30], np.s_[4:36, 10:65, 100:150]
+    mask[marrow] = mask[sinus] = mask[canal] = 0
+    mask[2:38, 5:75, 95:160] = 1
+    mask[large] = 0  # 88 mL
+    image[sinus] = -900
+    filled = fill_cavities(_volume(mask), _volume(image)).array
+    assert filled[marrow].all()
+    filled[marrow] = 0
+    np.testing.assert_array_equal(filled, mask)
+    for value in (0, 1):
+        plain = _volume(np.full((2, 5, 5), value, np.uint8))
+        np.testing.assert_array_equal(fill_cavities(plain, plain).array, plain.array)
 
 
 # -- the whole pipeline ---------------------------------------------------------------------------
