@@ -19,6 +19,7 @@ from pipelines.ct_skeleton.postprocessing import (
     bridge_slices,
     fill_cavities,
     fill_small_holes,
+    heed_neighbours,
     remove_metal,
     remove_specks,
 )
@@ -205,6 +206,7 @@ def segment_skeleton(
     found = segment_slices(network, alone, partial(_prepare, upper=upper), box, how)
     found.array[...] &= body.array
     found = fill_small_holes(remove_specks(bridge_slices(found, alone)))
+    found = fill_small_holes(heed_neighbours(found, alone))
     found = remove_metal(fill_cavities(found, alone), alone)
     return put_back(found, volume)
 

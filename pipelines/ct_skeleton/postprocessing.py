@@ -17,6 +17,10 @@ LARGEST_CAVITY_ML, SINUS_HU = 60.0, -200
 BRIDGE_HU = 150
 #: Between slices further apart there is room for a thoracic disc, which is about 4 mm high.
 BRIDGE_MM = 3.0
+#: Slices this far apart still show the same bones, mm.
+NEIGHBOUR_MM = 6.0
+#: A hole is marrow if so much of it is bone in both neighbouring slices; what neither has is bone only if it is dense.
+_BONE_SHARE, _DENSE_HU = 0.4, 200
 #: From here on it is metal where there is more of it than there is enamel in a tooth.
 METAL_HU, METAL_ML = 2500, 0.5
 
@@ -45,6 +49,43 @@ def bridge_slices(mask: Volume, volume: Volume) -> Volume:
         between = mask.array[index - 1] & mask.array[index + 1]
         bridged[index] |= between & (volume.array[index] >= BRIDGE_HU)
     return mask.with_array(bridged)
+
+
+def heed_neighbours(mask: Volume, volume: Volume) -> Volume:
+    """Decide by the slices above and below what a ring of bone holds: marrow, a spinal canal, or a disc.
+
+    Parameters
+    ----------
+    mask
+        uint8, axes (slice, row, column), spacing in mm.
+    volume
+        HU, on the same grid.
+
+    Returns
+    -------
+    highdicom.Volume
+        uint8, on the same grid: holes that are bone in both neighbours are filled; what is not dense, larger than
+        `LARGEST_HOLE_MM2`, and bone in neither of them is taken out.
+    """
+    box = bounding_box(mask, 0)
+    if box is None or float(mask.spacing[0]) > NEIGHBOUR_MM:
+        return mask
+    pixel = float(mask.spacing[1] * mask.spacing[2])
+    heeded = mask.array.copy()
+    was, made, image = mask.array[box.index], heeded[box.index], volume.array[box.index]
+    for index in range(1, len(was) - 1):
+        below, plane, above = was[index - 1 : index + 2]
+        parts, count = ndimage.label(plane == 0)
+        share = ndimage.mean(below & above, parts, np.arange(count + 1))
+        marrow = _enclosed(parts) & (share >= _BONE_SHARE)
+        alone = (plane > 0) & (below == 0) & (above == 0) & (image[index] < _DENSE_HU)
+        # A rim of one or two pixels is how bones taper, and no filled hole.
+        pieces, _ = ndimage.label(ndimage.binary_opening(alone, iterations=2))
+        large = np.bincount(pieces.ravel()) * pixel >= LARGEST_HOLE_MM2
+        large[0] = False
+        made[index][ndimage.binary_propagation(large[pieces], mask=alone)] = 0
+        made[index][marrow[parts]] = 1
+    return mask.with_array(heeded)
 
 
 def fill_small_holes(mask: Volume) -> Volume:
@@ -96,11 +137,7 @@ def fill_cavities(mask: Volume, volume: Volume) -> Volume:
     inside = parts > 0
     sizes = np.bincount(parts[inside], minlength=count + 1) * mask.voxel_volume / 1000
     dense = ndimage.mean(volume.array[box.index], parts, np.arange(count + 1)) > SINUS_HU
-    marrow = (sizes <= LARGEST_CAVITY_ML) & dense
-    for axis in range(3):  # what reaches a side of the box is not enclosed
-        for end in (0, -1):
-            marrow[np.unique(parts.take(end, axis=axis))] = False
-    marrow[0] = False
+    marrow = (sizes <= LARGEST_CAVITY_ML) & dense & _enclosed(parts)
     window[marrow[parts]] = 1
     return mask.with_array(filled)
 
@@ -162,8 +199,15 @@ def remove_specks(mask: Volume) -> Volume:
 def _small_holes(plane: NDArray[np.uint8], largest: float) -> NDArray[np.bool_]:
     """Return the holes of a plane of at most `largest` pixels."""
     parts, _ = ndimage.label(plane == 0)
-    small = np.bincount(parts.ravel()) <= largest
-    # What reaches the edge of the plane is not enclosed.
-    small[np.unique(np.concatenate([parts[[0, -1]].ravel(), parts[:, [0, -1]].ravel()]))] = False
-    small[0] = False
+    small = (np.bincount(parts.ravel()) <= largest) & _enclosed(parts)
     return np.asarray(small[parts])
+
+
+def _enclosed(parts: NDArray[np.signedinteger]) -> NDArray[np.bool_]:
+    """Say of each numbered part, 0 is none, whether it reaches no side of the array."""
+    enclosed = np.ones(int(parts.max(initial=0)) + 1, bool)
+    for axis in range(parts.ndim):
+        for end in (0, -1):
+            enclosed[np.unique(parts.take(end, axis=axis))] = False
+    enclosed[0] = False
+    return enclosed

@@ -40,7 +40,7 @@ _REFERENCE_HU = 200
 _ABOVE_AIR = 1000.0
 #: How often the contrast of a training slice is left as it was imaged.
 _SAME_CONTRAST = 0.4
-#: How often a training slice is turned and scaled, and how often of those to any angle: hands and feet lie as they like.
+#: How often a training slice is turned and scaled, and how often of those to any angle: hands lie as they like.
 _TURNED_SHARE, _ANY_ANGLE_SHARE = 0.6, 0.2
 #: Slices as thick as this are a group of their own in the figures.
 _THICK_MM = 3.0

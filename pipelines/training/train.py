@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from pipelines.training.assess import assess, methods_of
+from pipelines.training.case import Case
 from pipelines.training.data.dataset import describe
 from pipelines.training.export import export_weights, put_weights
 from pipelines.training.figures import Record
@@ -59,6 +61,8 @@ def train(recipe: Recipe, options: TrainOptions) -> TrainReport:
     plan = plan_runs(recipe, options)
     own = open_own_data(recipe, options, options.data) if options.data else None
     several = len(plan) > 1
+    if several:
+        recipe = replace(recipe, phantom_study=_made_once(recipe.phantom_study, options.studies))
     reports: list[RunReport] = []
     description = describe(own.data, own.data.cases) if own else ""
     for run in plan:
@@ -79,6 +83,13 @@ def train(recipe: Recipe, options: TrainOptions) -> TrainReport:
     write_report(report, options.out)
     write_training_table(report, options.out)
     return report
+
+
+def _made_once(
+    make: Callable[[Path | None], Callable[[int], Case]], studies: int
+) -> Callable[[Path | None], Callable[[int], Case]]:
+    """Runs are compared on the same studies, which take longer to make than to segment: keep the last so many."""
+    return cache(lambda folder: lru_cache(maxsize=studies)(make(folder)))
 
 
 def plan_runs(recipe: Recipe, options: TrainOptions) -> tuple[Run, ...]:

@@ -21,6 +21,7 @@ from pipelines.ct_skeleton.postprocessing import (
     bridge_slices,
     fill_cavities,
     fill_small_holes,
+    heed_neighbours,
     remove_metal,
     remove_specks,
 )
@@ -268,6 +269,24 @@ def test_small_holes_are_filled_and_the_spinal_canal_is_not() -> None:
     np.testing.assert_array_equal(filled, mask)
     nothing = _volume(np.zeros((2, 5, 5), np.uint8))
     assert not fill_small_holes(nothing).array.any()
+
+
+def test_neighbouring_slices_say_what_a_ring_of_bone_holds() -> None:
+    mask = np.zeros((7, 60, 120), np.uint8)
+    image = np.full(mask.shape, 40, np.int16)
+    mask[:, 10:50, 10:50] = 1
+    mask[3, 20:40, 20:40] = 0  # marrow that one slice leaves out
+    mask[:, 10:50, 60:100] = 1
+    mask[:, 20:40, 70:90] = 0  # a canal ...
+    mask[4, 20:40, 70:90] = 1  # ... that one slice takes for marrow
+    heeded = heed_neighbours(_volume(mask), _volume(image)).array
+    assert heeded[3, 20:40, 20:40].all()
+    assert not heeded[:, 20:40, 70:90].any()
+    assert (heeded[:, 10:50, 10:50] > 0).all()
+    image[4, 20:40, 70:90] = 300  # dense: a bridge of bone
+    assert heed_neighbours(_volume(mask), _volume(image)).array[4, 20:40, 70:90].all()
+    apart = _volume(mask, (8, 1, 1))
+    np.testing.assert_array_equal(heed_neighbours(apart, _volume(image, (8, 1, 1))).array, mask)
 
 
 def test_marrow_enclosed_on_all_sides_is_filled_and_sinus_and_canal_are_not() -> None:

@@ -174,7 +174,9 @@ def test_a_fast_run_on_crops_drawn_before_learns_and_resumes(tmp_path: Path) -> 
     drawn = [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").iterdir())]
     (more,) = train(TINY_RECIPE, options).runs
     assert (more.resumed_from, more.steps) == (4, 8)
-    assert more.last_loss < run.first_loss
+    assert run.validation_loss is not None
+    assert more.validation_loss is not None
+    assert more.validation_loss < run.validation_loss
     assert drawn == [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").iterdir())]
 
 
