@@ -9,10 +9,8 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-import torch
 from monai.losses.dice import DiceCELoss
 from torch import nn
-from torch.nn import functional
 
 from pipelines.ct_skeleton.phantoms import HELD_OUT_ATLAS, held_out_studies, training_slices
 from pipelines.ct_skeleton.pipeline import PIXEL_SPACING, segment_skeleton
@@ -36,12 +34,8 @@ from pipelines.training.stream import Render, to_sample
 #: Rows and columns of a training slice of own data, on the network's grid.
 _SIZE = 256
 _REFERENCE_HU = 200
-#: Added while a slice is turned, so that 0 comes in from outside.
-_ABOVE_AIR = 1000.0
 #: How often the contrast of a training slice is left as it was imaged.
 _SAME_CONTRAST = 0.4
-#: How often a training slice is turned and scaled, and how often of those to any angle: hands lie as they like.
-_TURNED_SHARE, _ANY_ANGLE_SHARE = 0.6, 0.2
 #: Slices as thick as this are a group of their own in the figures.
 _THICK_MM = 3.0
 
@@ -100,33 +94,14 @@ def crop(case: Case, rng: np.random.Generator) -> Case:
 
 def prepare(case: Case, rng: np.random.Generator) -> Sample:
     """Return a one-slice crop as the network will see patients: either normalisation."""
-    image, truth = _turned(
-        case.image.array[0].astype(np.float32), case.labels.array[0].astype(np.float32), rng
-    )
-    image = clip(apply_threshold(_other_contrast(image, rng)))
+    image = clip(apply_threshold(_other_contrast(case.image.array[0].astype(np.float32), rng)))
     variant = Normalisation(rng.choice(list(Normalisation)))
     upper = upper_bound(image, variant)
     if variant is Normalisation.INTRAPATIENT:
         # One slice stands for a patient whose range it does not tell exactly.
         upper *= float(rng.uniform(0.8, 1.25))
     image = normalise(image, upper * float(rng.uniform(0.95, 1.05)))
-    return to_sample(image, truth, rng)
-
-
-def _turned(image: Floats, truth: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Another pose and size than the few bodies it learns from have; what comes in from outside is air."""
-    if rng.random() >= _TURNED_SHARE:
-        return image, truth
-    angle = rng.uniform(-np.pi, np.pi) if rng.random() < _ANY_ANGLE_SHARE else rng.normal(0, 0.2)
-    size = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.05, 2))
-    cosine, sine = np.cos(angle), np.sin(angle)
-    turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0]]) / [[size[0]], [size[1]]]
-    both = torch.from_numpy(np.stack([image + _ABOVE_AIR, truth]))[None]
-    at = functional.affine_grid(
-        torch.from_numpy(turn.astype(np.float32))[None], list(both.shape), align_corners=False
-    )
-    moved = functional.grid_sample(both, at, align_corners=False)[0].numpy()
-    return moved[0] - _ABOVE_AIR, np.asarray(moved[1] >= 0.5, np.float32)
+    return to_sample(image, case.labels.array[0], rng)
 
 
 def _other_contrast(image: Floats, rng: np.random.Generator) -> Floats:
