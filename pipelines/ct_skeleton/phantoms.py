@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 
 from pipelines.ct_skeleton.pipeline import PIXEL_SPACING
+from pipelines.training.case import UNKNOWN
 from pipelines.training.phantoms.atlas import Atlas, load_atlas
+from pipelines.training.phantoms.labels import SKELETON_INTERIOR
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
 from pipelines.training.phantoms.render import ImagedRegion, anatomical_phantom
-from pipelines.training.phantoms.tissues import Phantom
+from pipelines.training.phantoms.tissues import Phantom, Tissue, skeleton_of, structure_of
 from pipelines.training.stream import Render
 
 #: Atlases by file name -> how often each is drawn in training.
@@ -22,6 +25,7 @@ HELD_OUT_ATLAS = "xcat50_wholebody_2mm.nii.gz"
 
 _SIZE = 256  # pixels of a training slice
 _THICK_SHARE = 0.6  # slices from 2 mm
+_HEADS = 2.5  # times as often as by their size
 _PROCEDURAL_SHARE = 0.08  # beside the atlases: another shape of everything
 
 
@@ -36,7 +40,7 @@ def training_slices(folder: Path | None) -> Render:
     if folder is None:
         return _procedural_slice
     atlases = [load_atlas(folder / name) for name in TRAINING_ATLASES]
-    planes = [_plane_weights(atlas) for atlas in atlases]
+    planes = [_with_more_heads(atlas, _plane_weights(atlas)) for atlas in atlases]
     return partial(_atlas_slice, atlases, planes, np.asarray(list(TRAINING_ATLASES.values())))
 
 
@@ -90,6 +94,14 @@ def _plane_weights(atlas: Atlas) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
+def _with_more_heads(atlas: Atlas, planes: np.ndarray) -> np.ndarray:
+    """Draw heads more often: no bones are as intricate, and only one body has any."""
+    skulls = np.flatnonzero(atlas.tissues == Tissue.SKULL)
+    heads = np.isin(atlas.bone.array, skulls).any(axis=(1, 2))
+    weights = np.where(heads, _HEADS * planes, planes)
+    return np.asarray(weights / weights.sum())
+
+
 def _draw_centre(
     atlas: Atlas, planes: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, float, float]:
@@ -124,6 +136,19 @@ def held_out_studies(folder: Path | None) -> Callable[[int], Phantom]:
         return _procedural_study
     atlas = load_atlas(folder / HELD_OUT_ATLAS)
     return partial(_atlas_study, atlas, _plane_weights(atlas))
+
+
+def judged_truth(phantom: Phantom) -> hd.Volume:
+    """Return the truth of a study: the skeleton, and `UNKNOWN` where its label map is filled, bone or not.
+
+    Returns
+    -------
+    highdicom.Volume
+        uint8: 1 bone, 0 none, `UNKNOWN`; on the phantom's grid.
+    """
+    labels = skeleton_of(phantom.tissues)
+    filled = structure_of(phantom, SKELETON_INTERIOR).array > 0
+    return labels.with_array(np.where(filled, np.uint8(UNKNOWN), labels.array))
 
 
 def _procedural_study(seed: int) -> Phantom:

@@ -12,7 +12,12 @@ import numpy as np
 from monai.losses.dice import DiceCELoss
 from torch import nn
 
-from pipelines.ct_skeleton.phantoms import HELD_OUT_ATLAS, held_out_studies, training_slices
+from pipelines.ct_skeleton.phantoms import (
+    HELD_OUT_ATLAS,
+    held_out_studies,
+    judged_truth,
+    training_slices,
+)
 from pipelines.ct_skeleton.pipeline import PIXEL_SPACING, segment_skeleton
 from pipelines.ct_skeleton.preprocessing import (
     CLIP_HU,
@@ -66,7 +71,8 @@ def phantom_study(folder: Path | None) -> Callable[[int], Case]:
 
 
 def _phantom_case(study: Callable[[int], Phantom], seed: int) -> Case:
-    case = _case(study(seed), f"phantom-{seed}")
+    phantom = study(seed)
+    case = replace(_case(phantom, f"phantom-{seed}"), labels=judged_truth(phantom))
     # A thick slice averages bone with what lies above and below it: its truth is a matter of opinion.
     thick = float(case.image.spacing[0]) >= _THICK_MM
     return replace(case, group=f"slices {'from' if thick else 'under'} {_THICK_MM:.0f} mm")

@@ -23,6 +23,8 @@ Mask = NDArray[np.bool_]
 Point = tuple[float, float, float]
 
 _SPACING = 1.5  # mm
+#: A femur ends in a cut if so much of its last slice goes on as another bone; so far away a cut is not felt, mm.
+_FACE_SHARE, _END_MM = 0.5, 24.0
 _SIDES = ("left", "right")
 
 
@@ -59,10 +61,12 @@ def load_atlas(path: Path, complete: Callable[[LabelMap], LabelMap] | None = Non
     is_bone = _tissues(labels)[labels.codes] >= FIRST_BONE
     femora = _femur_codes(labels)
     is_femur = np.isin(labels.codes, list(femora.values()))
-    femur, femur_depth = _femur_volumes(labels, is_femur)
+    others = is_bone & ~is_femur
+    above, below = _cut_ends(labels, femora, others)
+    femur, femur_depth = _femur_volumes(labels, is_femur, below)
     skin, centres = skin_depth(labels), _centres(labels)
-    near = _grown(np.where(is_bone & ~is_femur, labels.codes, 0))
-    depth = bone_depth(is_bone & ~is_femur, labels.grid)
+    near = _grown(np.where(others, labels.codes, 0))
+    depth = bone_depth(others | above, labels.grid)
     landmarks = {side: _landmarks(labels, code, side) for side, code in femora.items()}
     labels, muscle = labels.with_name("soft_tissue")
     soft = np.where(is_bone, np.uint8(muscle), labels.codes)
@@ -93,8 +97,31 @@ def _femur_codes(labels: LabelMap) -> dict[str, int]:
     return {side: code for side, code in codes.items() if code is not None}
 
 
+def _cut_ends(labels: LabelMap, femora: Mapping[str, int], others: Mask) -> tuple[Mask, Mask]:
+    """Find femora that are cut across, and go on below as another label: the cut is no surface of a bone.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        The ends on either side of the cuts, bool, shape of the labels: of the femora, and of what goes on below.
+    """
+    above, below = np.zeros_like(others), np.zeros_like(others)
+    reach = round(_END_MM / labels.grid.GetSpacing()[2])
+    for code in femora.values():
+        femur = labels.codes == code
+        lowest = int(np.flatnonzero(femur.any(axis=(1, 2)))[0])
+        face = femur[lowest]
+        if lowest == 0 or others[lowest - 1][face].mean() < _FACE_SHARE:
+            continue
+        above[lowest : lowest + reach] |= femur[lowest : lowest + reach]
+        first = max(0, lowest - reach)
+        parts, _ = ndimage.label(others[first:lowest])
+        below[first:lowest] |= np.isin(parts, np.unique(parts[-1][face & others[lowest - 1]]))
+    return above, below
+
+
 def _femur_volumes(
-    labels: LabelMap, is_femur: Mask
+    labels: LabelMap, is_femur: Mask, below: Mask
 ) -> tuple[hd.Volume, hd.Volume] | tuple[None, None]:
     """Return code and depth of the femora, of the slices that hold them and some around."""
     planes = np.flatnonzero(is_femur.any(axis=(1, 2)))
@@ -105,7 +132,7 @@ def _femur_volumes(
     near = _grown(np.where(is_femur[slab], labels.codes[slab], 0))
     return (
         _on_lattice(image_like(near, grid), NEAREST),
-        _on_lattice(bone_depth(is_femur[slab], grid), LINEAR),
+        _on_lattice(bone_depth((is_femur | below)[slab], grid), LINEAR),
     )
 
 

@@ -26,6 +26,11 @@ _sitk: Any = SimpleITK
 Codes = NDArray[np.uint8]
 
 _MARGIN_MM = 45.0  # around the body, for fat to be added in
+#: What lies inside of a skull that is one solid label: nobody knows how much of it is bone.
+SKELETON_INTERIOR = "skeleton_interior"
+_FACE_MM = 60.0  # from the lowest slice of the brain down
+#: No wall of a skull holds a ball of this radius; what does is the inside of a face, but for its walls.
+_SOLID_MM, _WALL_MM = 7.0, 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,7 @@ def read_label_map(path: Path) -> LabelMap:
     labels = _recoded(image, _names(table))
     labels = _with_sides(labels)
     labels = _with_femora(labels)
+    labels = _with_interior(labels)
     labels = _with_brain(labels)
     return _with_fat(labels)
 
@@ -131,6 +137,26 @@ def _with_femora(labels: LabelMap) -> LabelMap:
     for side, femur in zip(("left", "right"), femora or (), strict=False):
         labels, new = labels.with_name(f"femur_{side}")
         labels.codes[femur] = new
+    return labels
+
+
+def _with_interior(labels: LabelMap) -> LabelMap:
+    """Name what is inside of a face that is filled: nasal cavity and sinuses, of which a surface shows nothing."""
+    skeleton, brain = labels.code_of("skeleton"), labels.code_of("brain")
+    if skeleton is None or brain is None:
+        return labels
+    spacing = float(labels.grid.GetSpacing()[2])
+    lowest = int(np.flatnonzero((labels.codes == brain).any(axis=(1, 2)))[0])
+    head = labels.codes[max(0, lowest - round(_FACE_MM / spacing)) :]
+    depth = ndimage.distance_transform_edt(head == skeleton) * spacing
+    solid = ndimage.distance_transform_edt(depth <= _SOLID_MM) * spacing <= _SOLID_MM
+    parts, count = ndimage.label(solid & (depth > _WALL_MM))
+    if count == 0:
+        return labels
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    labels, interior = labels.with_name(SKELETON_INTERIOR)
+    head[parts == sizes.argmax()] = interior
     return labels
 
 
