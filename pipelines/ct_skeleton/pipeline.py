@@ -21,6 +21,7 @@ from pipelines.ct_skeleton.postprocessing import (
     fill_small_holes,
     heed_neighbours,
     remove_metal,
+    remove_open_marrow,
     remove_specks,
 )
 from pipelines.ct_skeleton.preprocessing import (
@@ -207,7 +208,8 @@ def segment_skeleton(
     found.array[...] &= body.array
     found = fill_small_holes(remove_specks(bridge_slices(found, alone)))
     found = fill_small_holes(heed_neighbours(found, alone))
-    found = remove_metal(fill_cavities(found, alone), alone)
+    found = fill_cavities(remove_open_marrow(found, alone), alone)
+    found = remove_metal(found, alone)
     return put_back(found, volume)
 
 

@@ -21,6 +21,10 @@ BRIDGE_MM = 3.0
 NEIGHBOUR_MM = 6.0
 #: A hole is marrow if so much of it is bone in both neighbouring slices; what neither has is bone only if it is dense.
 _BONE_SHARE, _DENSE_HU = 0.4, 200
+_IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([0, 1, 0], bool)[:, None, None]
+#: Marrow no thicker than this, mm, that is as soft above and below without being bone there, at so much of its area of
+#: at least this size, is none: bone ends with a cortex.
+OPEN_MM, OPEN_SHARE, _OPEN_MM2 = 25.0, 0.3, 100.0
 #: From here on it is metal where there is more of it than there is enamel in a tooth.
 METAL_HU, METAL_ML = 2500, 0.5
 
@@ -86,6 +90,49 @@ def heed_neighbours(mask: Volume, volume: Volume) -> Volume:
         made[index][ndimage.binary_propagation(large[pieces], mask=alone)] = 0
         made[index][marrow[parts]] = 1
     return mask.with_array(heeded)
+
+
+def remove_open_marrow(mask: Volume, volume: Volume) -> Volume:
+    """Take out what is soft, thin, and has no cortex towards the slices above and below: brain or a canal.
+
+    Parameters
+    ----------
+    mask
+        uint8, axes (slice, row, column), spacing in mm.
+    volume
+        HU, on the same grid.
+
+    Returns
+    -------
+    highdicom.Volume
+        uint8, on the same grid.
+    """
+    box = bounding_box(mask, 0)
+    if box is None:
+        return mask
+    closed = mask.array.copy()
+    window = closed[box.index]
+    soft = (window > 0) & (volume.array[box.index] < _DENSE_HU)
+    # Rims of one or two pixels are how bones taper.
+    cores = ndimage.binary_opening(soft, _IN_PLANE, iterations=2)
+    parts, count = ndimage.label(cores)
+    above, below = np.zeros_like(cores), np.zeros_like(cores)
+    above[1:], below[:-1] = cores[1:] & (window[:-1] == 0), cores[:-1] & (window[1:] == 0)
+    open_above, open_below = (
+        np.bincount(parts[side], minlength=count + 1) for side in (above, below)
+    )
+    spacing, pixel = float(mask.spacing[0]), float(mask.spacing[1] * mask.spacing[2])
+    taken = np.zeros(count + 1, bool)
+    for part, where in enumerate(ndimage.find_objects(parts), start=1):
+        thin = (where[0].stop - where[0].start) * spacing <= OPEN_MM
+        # What the first or last slice cuts goes on beyond it.
+        if thin and where[0].start > 0 and where[0].stop < len(window):
+            area = np.count_nonzero((parts[where] == part).any(axis=0))
+            least = min(open_above[part], open_below[part])
+            taken[part] = area * pixel >= _OPEN_MM2 and least >= OPEN_SHARE * area
+    if taken.any():
+        window[ndimage.binary_dilation(taken[parts], _IN_PLANE, iterations=3, mask=soft)] = 0
+    return mask.with_array(closed)
 
 
 def fill_small_holes(mask: Volume) -> Volume:

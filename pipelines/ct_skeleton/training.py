@@ -30,7 +30,7 @@ from pipelines.ct_skeleton.preprocessing import (
 )
 from pipelines.ct_skeleton.stretcher import body_mask
 from pipelines.networks.unet2d import UNet2d
-from pipelines.training.case import Case
+from pipelines.training.case import UNKNOWN, Case
 from pipelines.training.crops import slice_crop
 from pipelines.training.phantoms.tissues import Phantom, skeleton_of
 from pipelines.training.recipe import Draw, Loss, Recipe, Sample, Widths
@@ -73,6 +73,8 @@ def phantom_study(folder: Path | None) -> Callable[[int], Case]:
 def _phantom_case(study: Callable[[int], Phantom], seed: int) -> Case:
     phantom = study(seed)
     case = replace(_case(phantom, f"phantom-{seed}"), labels=judged_truth(phantom))
+    if (case.labels.array == UNKNOWN).any():
+        return replace(case, group="head, of which the face is not judged")
     # A thick slice averages bone with what lies above and below it: its truth is a matter of opinion.
     thick = float(case.image.spacing[0]) >= _THICK_MM
     return replace(case, group=f"slices {'from' if thick else 'under'} {_THICK_MM:.0f} mm")

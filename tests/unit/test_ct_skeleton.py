@@ -23,6 +23,7 @@ from pipelines.ct_skeleton.postprocessing import (
     fill_small_holes,
     heed_neighbours,
     remove_metal,
+    remove_open_marrow,
     remove_specks,
 )
 from pipelines.ct_skeleton.preprocessing import (
@@ -287,6 +288,34 @@ def test_neighbouring_slices_say_what_a_ring_of_bone_holds() -> None:
     assert heed_neighbours(_volume(mask), _volume(image)).array[4, 20:40, 70:90].all()
     apart = _volume(mask, (8, 1, 1))
     np.testing.assert_array_equal(heed_neighbours(apart, _volume(image, (8, 1, 1))).array, mask)
+
+
+def test_marrow_without_a_cortex_towards_other_slices_is_none() -> None:
+    mask = np.zeros((20, 60, 120), np.uint8)
+    image = np.full(mask.shape, 40, np.int16)
+    mask[:, 5:55, 5:55] = 1  # a skull, as long as the image ...
+    image[:, 5:55, 5:55] = 800
+    mask[:, 10:50, 10:50] = 0  # ... around a brain
+    image[:, 10:50, 10:50] = 30
+    mask[2:18, 10:40, 70:110] = 1  # a body of marrow with its cortex
+    image[[2, 17], 10:40, 70:110] = 700
+    right = mask.copy()
+    mask[8:12, 15:40, 15:45] = 1  # a part of the brain that a few slices take for marrow
+    closed = remove_open_marrow(_volume(mask), _volume(image)).array
+    np.testing.assert_array_equal(closed, right)
+    # Thicker, or cut by the end of the image, or dense: who knows.
+    for thing, kept in ((np.s_[3:17], 2.0), (np.s_[:4], 1.0), (np.s_[16:], 1.0)):
+        mask = right.copy()
+        mask[thing, 15:40, 15:45] = 1
+        spacing = (kept, 1.0, 1.0)
+        left = remove_open_marrow(_volume(mask, spacing), _volume(image, spacing)).array
+        np.testing.assert_array_equal(left, mask)
+    image[8:12, 15:40, 15:45] = 300
+    mask = right.copy()
+    mask[8:12, 15:40, 15:45] = 1
+    np.testing.assert_array_equal(remove_open_marrow(_volume(mask), _volume(image)).array, mask)
+    nothing = _volume(np.zeros_like(mask))
+    np.testing.assert_array_equal(remove_open_marrow(nothing, nothing).array, nothing.array)
 
 
 def test_marrow_enclosed_on_all_sides_is_filled_and_sinus_and_canal_are_not() -> None:
