@@ -13,6 +13,7 @@ from pipelines.ct_skeleton.pipeline import PIXEL_SPACING
 from pipelines.training.case import UNKNOWN
 from pipelines.training.phantoms.atlas import Atlas, load_atlas
 from pipelines.training.phantoms.labels import SKELETON_INTERIOR
+from pipelines.training.phantoms.limbs import limb_slice
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
 from pipelines.training.phantoms.render import ImagedRegion, anatomical_phantom
 from pipelines.training.phantoms.tissues import Phantom, Tissue, skeleton_of, structure_of
@@ -27,6 +28,7 @@ _SIZE = 256  # pixels of a training slice
 _THICK_SHARE = 0.6  # slices from 2 mm
 _HEADS = 2.5  # times as often as by their size
 _PROCEDURAL_SHARE = 0.08  # beside the atlases: another shape of everything
+_LIMB_SHARE = 0.08  # feet and hands, which no atlas has
 
 
 def training_slices(folder: Path | None) -> Render:
@@ -64,8 +66,11 @@ def _atlas_slice(
     weights: np.ndarray,
     rng: np.random.Generator,
 ) -> Phantom:
-    if rng.random() < _PROCEDURAL_SHARE:
+    kind = rng.random()
+    if kind < _PROCEDURAL_SHARE:
         return _procedural_slice(rng)
+    if kind < _PROCEDURAL_SHARE + _LIMB_SHARE:
+        return limb_slice(rng, pixel_spacing=PIXEL_SPACING, size=_SIZE)
     which = int(rng.choice(len(atlases), p=weights))
     thick = rng.random() < _THICK_SHARE
     region = ImagedRegion(
