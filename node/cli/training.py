@@ -54,7 +54,7 @@ def train(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Folder in which all phantoms are drawn once, before learning; runs may share it.",
+            help="Folder in which crops of phantoms or studies are drawn once, before learning; runs may share it.",
         ),
     ] = None,
     epochs: Annotated[
@@ -119,7 +119,6 @@ def train(
 
     _demand_one_of(data=data, phantoms=phantoms)
     _demand_one_of(data=data, atlas=atlas)
-    _demand_one_of(data=data, cache=cache)
     _demand_one_of(epochs=epochs, steps=steps, minutes=minutes)
     make_folder(out)
     options = TrainOptions(

@@ -1,4 +1,4 @@
-"""Crops drawn once and kept in a folder: rendering a phantom takes longer than learning from it.
+"""Crops drawn once and kept in a folder: rendering a phantom, or reading a study, takes longer than learning from it.
 
 Runs that differ in width, repeat, fold or learning rate read the same crops, and so does a run that goes on.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,17 @@ class CropCache:
     crops: int
     seed: int = 0
 
-    def fill(self, draw: Draw, identity: Mapping[str, object], *, workers: int) -> None:
+    def fill(
+        self, draw_of: Callable[[int], Draw], identity: Mapping[str, object], *, workers: int
+    ) -> None:
         """Draw the crops that are not there yet, and show how many are done.
 
         Parameters
         ----------
-        draw
-            What makes a crop.
+        draw_of
+            From a crop's number to what makes it.
         identity
-            What must be the same for these crops to be these: pipeline, label maps.
+            What must be the same for these crops to be these: pipeline, label maps or own studies.
         workers
             Processes that draw; 0 draws in this one.
 
@@ -67,13 +69,13 @@ class CropCache:
         """
         if self.crops < _FEWEST:
             raise TrainingError(
-                f"A cache of {self.crops} crops leaves none to learn from: ask for more --phantoms.",
+                f"A cache of {self.crops} crops leaves none to learn from: ask for more.",
                 code="training-cache",
             )
         self._demand_same({**identity, "seed": self.seed})
         missing = [number for number in range(self.crops) if not self._path(number).exists()]
         loader = DataLoader(
-            _Drawing(self, draw, missing),
+            _Drawing(self, draw_of, missing),
             batch_size=None,
             num_workers=workers,
             # Workers share label maps with this process instead of copying them.
@@ -91,6 +93,10 @@ class CropCache:
     def draw_validation(self, rng: np.random.Generator) -> Case:
         """Return a random crop of those that are never learned from."""
         return self._read(int(rng.integers(_kept(self.crops))) * _VALIDATION_EVERY)
+
+    def draw_from(self, numbers: Sequence[int]) -> Draw:
+        """Return what gives a random one of these crops."""
+        return lambda rng: self._read(numbers[int(rng.integers(len(numbers)))])
 
     def write(self, number: int, case: Case) -> None:
         """Keep a crop."""
@@ -149,9 +155,11 @@ class CropCache:
 class _Drawing(Dataset[int]):
     """Draws a crop when it is asked for one."""
 
-    def __init__(self, cache: CropCache, draw: Draw, missing: list[int]) -> None:
+    def __init__(
+        self, cache: CropCache, draw_of: Callable[[int], Draw], missing: list[int]
+    ) -> None:
         self._cache = cache
-        self._draw = draw
+        self._draw_of = draw_of
         self._missing = missing
 
     def __len__(self) -> int:
@@ -160,7 +168,7 @@ class _Drawing(Dataset[int]):
     def __getitem__(self, index: int) -> int:
         number = self._missing[index]
         rng = np.random.default_rng([self._cache.seed, number])
-        self._cache.write(number, self._draw(rng))
+        self._cache.write(number, self._draw_of(number)(rng))
         return number
 
 

@@ -27,7 +27,7 @@ class TrainOptions:
     phantoms: int | None = None  #: phantoms rendered in all
     atlas: Path | None = None  #: folder of label maps; None: procedural bodies
     cache: Path | None = (
-        None  #: folder of phantoms drawn before learning begins; None: drawn meanwhile
+        None  #: folder of crops drawn before learning begins; None: drawn meanwhile
     )
     epochs: tuple[int, ...] = ()  #: how often each phantom or crop is seen; several: a sweep
     steps: int | None = None  #: instead of epochs

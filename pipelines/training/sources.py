@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from pipelines.training.data.dataset import (
     describe,
     find_cases,
 )
+from pipelines.training.data.reference import CaseRef
 from pipelines.training.options import Run, TrainOptions
 from pipelines.training.recipe import Draw, Recipe
 from pipelines.training.split import Split, split_cases
@@ -89,14 +91,23 @@ def open_own_data(recipe: Recipe, options: TrainOptions, folder: Path) -> OwnDat
     return OwnData(data=data, split=split, fingerprint=fingerprint)
 
 
-def own_source(recipe: Recipe, own: OwnData, run: Run) -> Source:
+def own_source(recipe: Recipe, options: TrainOptions, own: OwnData, run: Run) -> Source:
     """Return own studies as what a run learns from; its fold is for validation."""
     fold = run.fold or 0
     training, validation = own.split.training(fold), own.split.folds[fold]
+    draw: Draw
+    draw_validation: Draw
+    if options.cache is not None:
+        draw, draw_validation = _cached_crops(
+            recipe, own, (training, validation), options.cache, options
+        )
+    else:
+        draw = CaseCrops(training, recipe.crop, per_case=recipe.crops_per_case)
+        draw_validation = CaseCrops(validation, recipe.crop, per_case=_VALIDATION_CROPS)
     return Source(
         description=describe(own.data, training),
-        draw=CaseCrops(training, recipe.crop, per_case=recipe.crops_per_case),
-        draw_validation=CaseCrops(validation, recipe.crop, per_case=_VALIDATION_CROPS),
+        draw=draw,
+        draw_validation=draw_validation,
         crops=len(training) * recipe.crops_per_case,
         reuse=1,
         studies=lambda: (recipe.judged(ref.load()) for ref in validation),
@@ -110,15 +121,42 @@ def own_source(recipe: Recipe, own: OwnData, run: Run) -> Source:
     )
 
 
+def _cached_crops(
+    recipe: Recipe,
+    own: OwnData,
+    parts: Sequence[Sequence[CaseRef]],
+    folder: Path,
+    options: TrainOptions,
+) -> list[Draw]:
+    """Draw crops of every study once, and return what draws those of each part of the studies."""
+    cases, share = own.data.cases, recipe.crops_per_case
+    cache = CropCache(folder=folder, crops=share * len(cases), seed=options.seed)
+
+    @lru_cache(maxsize=1)
+    def load(index: int) -> Case:
+        return cases[index].load()
+
+    def draw_of(number: int) -> Draw:
+        return partial(recipe.crop, load(number // share))
+
+    drawn = {"pipeline": recipe.pipeline, **_stage_of(recipe), "data": own.fingerprint}
+    cache.fill(draw_of, drawn, workers=options.workers)
+    first = {ref.name: share * index for index, ref in enumerate(cases)}
+    return [
+        cache.draw_from([first[ref.name] + number for ref in part for number in range(share)])
+        for part in parts
+    ]
+
+
 def phantom_source(recipe: Recipe, options: TrainOptions, run: Run, *, compared: bool) -> Source:
     """Return phantoms as what a run learns from; `compared`: on whole studies, with other runs."""
-    draw = draw_validation = from_atlas(recipe.phantom_crops, options.atlas)
+    draw = draw_validation = draw_one = from_atlas(recipe.phantom_crops, options.atlas)
     crops, reuse = options.phantoms or recipe.phantoms, run.epochs
     identity = {"atlas": _hashes(options.atlas)}
     if options.cache is not None:
         cache = CropCache(folder=options.cache, crops=crops, seed=options.seed)
         drawn = {"pipeline": recipe.pipeline, **_stage_of(recipe), **identity}
-        cache.fill(draw, drawn, workers=options.workers)
+        cache.fill(lambda _number: draw_one, drawn, workers=options.workers)
         draw, draw_validation, reuse = cache.draw, cache.draw_validation, 1
     seeds = [_STUDY_SEED + 1000 * (run.fold or 0) + number for number in range(options.studies)]
 
