@@ -22,7 +22,7 @@ from pipelines.networks.penn2d import STRIDE
 #: Classes of the network, and values of the label map of `segment_spine`.
 VERTEBRAE, TUMOUR = 1, 2
 #: As in the manifest.
-SMALLEST_TUMOUR_ML = 0.05
+SMALLEST_TUMOUR_ML = 0.3
 
 #: Pieces of vertebrae that are smaller are none.
 _SMALLEST_PIECE_ML = 0.3

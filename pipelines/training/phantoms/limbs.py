@@ -21,7 +21,8 @@ from pipelines.training.phantoms.shapes import Point, Points, cone
 from pipelines.training.phantoms.tissues import Cut, Phantom, Tissue
 
 _NAMES = {1: "shaft", 2: "short_bone", 3: "ray"}
-_TISSUES = {1: Tissue.LONG_BONE, 2: Tissue.FLAT_BONE, 3: Tissue.LONG_BONE}
+#: Code -> tissue.
+_KINDS = np.array([0, Tissue.LONG_BONE, Tissue.FLAT_BONE, Tissue.LONG_BONE], np.uint8)
 _SKIN_MM = 1.6
 _LEAN_MM = 5.0  # around bones: tendons and muscles
 _UNEVEN_MM, _BUMP_MM = 1.2, 14.0  # of surfaces: how far, and from bump to bump
@@ -126,18 +127,14 @@ class LimbBody:
         bumps = fields.evaluate(self.uneven, fields.coarse_points(geometry, index))
         depth = -away - _UNEVEN_MM * fields.upsample(bumps, rows, columns)
         depth[away > self.flesh_mm] = _OUTSIDE_MM
-        table = np.zeros(256, np.uint8)
-        for number, tissue in _TISSUES.items():
-            table[number] = tissue
         soft = np.select(
             [away > self.flesh_mm, away > self.flesh_mm - _SKIN_MM, away > _LEAN_MM],
             [np.uint8(Tissue.AIR), np.uint8(Tissue.SKIN), np.uint8(Tissue.FAT)],
             np.uint8(Tissue.MUSCLE),
         )
-        tissues = np.where(depth > 0, table[code], soft)
-        site = pathology.Site(tissues=table[code], femur=np.zeros((rows, columns), bool))
+        site = pathology.Site(tissues=_KINDS[code], femur=np.zeros((rows, columns), bool))
         return Cut(
-            tissues=tissues,
+            tissues=np.where(depth > 0, _KINDS[code], soft),
             structures=np.where(depth > 0, code, np.uint8(0)),
             depth=depth,
             cortex=pathology.cortex(self.patient, site),
