@@ -24,7 +24,7 @@ _BONE_SHARE, _DENSE_HU = 0.4, 200
 _IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([0, 1, 0], bool)[:, None, None]
 #: Marrow no thicker than this, mm, that is as soft above and below without being bone there, at so much of its area of
 #: at least this size, is none: bone ends with a cortex.
-OPEN_MM, OPEN_SHARE, _OPEN_MM2 = 25.0, 0.3, 100.0
+OPEN_MM, OPEN_SHARE, _OPEN_MM2 = 15.0, 0.5, 100.0
 #: From here on it is metal where there is more of it than there is enamel in a tooth.
 METAL_HU, METAL_ML = 2500, 0.5
 
