@@ -19,7 +19,6 @@ from pipelines.ct_trunk_muscle.anatomy import LEVELS
 from pipelines.ct_trunk_muscle.plan import Plan
 from pipelines.inference import Network, engine_of
 from pipelines.inference.grid import resample
-from pipelines.networks.plain_unet import stride_of
 
 Floats = NDArray[np.float32]
 
@@ -69,7 +68,7 @@ def level_areas(network: Network, coarse: hd.Volume, plan: Plan) -> Floats:
     """Return the area of each level's body in each coarse slice as the network believes it, mm2, (slices, 13)."""
     engine = engine_of(network)
     ready = torch.from_numpy(plan.fingerprint.intensities.normalise(coarse.array))[None, None]
-    multiple = stride_of(plan.levels.channels)
+    multiple = plan.levels.multiples[0]
     padding = [(0, -side % multiple) for side in ready.shape[2:]]
     flat = [side for pair in reversed(padding) for side in pair]
     air = plan.fingerprint.intensities.air

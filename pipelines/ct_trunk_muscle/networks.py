@@ -1,7 +1,8 @@
 """The three networks of the pipeline as one module, so that one file holds their weights.
 
 - `slices`: a slice's muscles; learns from labelled slices, and teaches.
-- `volume`: the muscles of a volume; learns from the labelled slices and, between them, from its teacher.
+- `volume`: the muscles of a volume; begins as its teacher, the network of slices; learns from the labelled slices and,
+  between them, from what that is sure of.
 - `levels`: coarse, of the whole trunk: which vertebral body is which.
 """
 
@@ -17,7 +18,7 @@ from torch import nn
 from pipelines.ct_trunk_muscle.anatomy import CLASSES, LEVEL_CLASSES
 from pipelines.ct_trunk_muscle.plan import Plan
 from pipelines.errors import WeightsError
-from pipelines.networks.plain_unet import PlainUNet
+from pipelines.networks.plain_unet import PlainUNet, inflate
 
 
 class Part(StrEnum):
@@ -41,9 +42,9 @@ class TrunkNetworks(nn.Module):
 
     def __init__(self, plan: Plan, part: Part = Part.VOLUME) -> None:
         super().__init__()
-        self.slices = PlainUNet(2, plan.slices.channels, CLASSES)
-        self.volume = PlainUNet(3, plan.volume.channels, CLASSES)
-        self.levels = PlainUNet(3, plan.levels.channels, LEVEL_CLASSES)
+        self.slices = PlainUNet(plan.slices.halvings, plan.slices.channels, CLASSES)
+        self.volume = PlainUNet(plan.volume.halvings, plan.volume.channels, CLASSES)
+        self.levels = PlainUNet(plan.levels.halvings, plan.levels.channels, LEVEL_CLASSES)
         self._part = part
         for name, network in self.named_children():
             network.requires_grad_(name == part)
@@ -52,6 +53,11 @@ class TrunkNetworks(nn.Module):
         """Return the logits of the network that is being trained, see `PlainUNet`."""
         logits: torch.Tensor = self.get_submodule(self._part)(image)
         return logits
+
+    def begin_volume(self) -> None:
+        """Let the network of volumes begin as that of slices, where both have the same channels, as plans give them."""
+        if self.slices.channels == self.volume.channels:
+            inflate(self.slices, self.volume)
 
 
 def load_networks(weights: Path, plan: Plan, device: str) -> TrunkNetworks:

@@ -41,9 +41,6 @@ SAME_BODY, BEYOND = "spl_abdomen.nii.gz", 1.6
 OTHER_GROUP, BEYOND_GROUP = "another body", "same body, deformed beyond the training range"
 
 _PROCEDURAL_SHARE = 0.12
-_UP_AND_DOWN_MM = 60.0
-#: How near to a body's middle a slice is that stands for it.
-_ANNOTATOR_MM = 1.5
 
 
 class Kind(StrEnum):
@@ -53,6 +50,10 @@ class Kind(StrEnum):
     VOLUME = "volume"
     LEVELS = "levels"  #: coarse, of most of the trunk
 
+
+#: How far the middle of a crop is from that of a vertebral body, standard deviation: a slice stands for the body, as an
+#: annotator chose it; most patches of volumes hold such a slice.
+_UP_AND_DOWN_MM = {Kind.SLICE: 1.5, Kind.VOLUME: 15.0, Kind.LEVELS: 60.0}
 
 #: Draws a phantom of the trunk and what is known of it.
 DrawTruth = Callable[[np.random.Generator], tuple[Phantom, Truth]]
@@ -133,10 +134,8 @@ def _procedural_trunk(rng: np.random.Generator, kind: Kind) -> Trunk:
 def _image_middle(
     rng: np.random.Generator, kind: Kind, height: float
 ) -> tuple[float, float, float]:
-    # A patch of volumes is smaller than the trunk: flanks must be met as often as the spine.
-    x, y = rng.uniform((-75, -45), (75, 50)) if kind is Kind.VOLUME else rng.normal(0, (18, 14))
-    along = _ANNOTATOR_MM if kind is Kind.SLICE else _UP_AND_DOWN_MM
-    return float(x), float(y), height + float(rng.normal(0, along))
+    x, y = rng.normal(0, (18, 14))
+    return float(x), float(y), height + float(rng.normal(0, _UP_AND_DOWN_MM[kind]))
 
 
 def level_height(level: str) -> float:

@@ -17,7 +17,6 @@ from pipelines.errors import ManifestError, Refused, WeightsError
 from pipelines.inference import compile_network
 from pipelines.inference.grid import put_back
 from pipelines.manifest import Manifest
-from pipelines.networks.plain_unet import stride_of
 from pipelines.result import AnalysisResult, LoadContext, Segment, SourceSeries
 from storage.model import Parameters
 
@@ -67,7 +66,7 @@ def load(context: LoadContext) -> TrunkModel:
 
 def _probes(plan: NetworkPlan) -> tuple[tuple[int, ...], ...]:
     """Two small shapes: the size of the trunk varies."""
-    side = stride_of(plan.channels)
+    side = plan.multiples[0]
     if len(plan.patch) == 2:
         return (1, 1, side, 2 * side), (2, 1, 2 * side, 3 * side)
     return (1, 1, 2 * side, side, 2 * side), (1, 1, side, 2 * side, 3 * side)

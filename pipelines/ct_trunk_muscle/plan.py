@@ -55,7 +55,13 @@ class NetworkPlan(_Model):
     spacing: tuple[float, ...] = Field(description="Of the network's grid, mm.")
     patch: tuple[int, ...] = Field(description="Voxels of a training sample, and of inference.")
     channels: tuple[int, ...] = Field(description="Of each level, from half resolution down.")
+    halvings: tuple[int, ...] = Field(description="How often each side is halved on the way down.")
     batch_size: int = Field(ge=1)
+
+    @property
+    def multiples(self) -> tuple[int, ...]:
+        """What the sides of the network's input are multiples of."""
+        return tuple(2**number for number in self.halvings)
 
 
 class Plan(_Model):

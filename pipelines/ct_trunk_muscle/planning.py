@@ -4,7 +4,8 @@ Theirs: median spacing, but a low percentile along an axis of slices much thicke
 proportion to the median study, shrunk where they are largest for it until they fit; levels while a side can be halved;
 clipping to percentiles of the foreground and z-score; a coarser grid where a patch would see too little of the patient.
 Ours: what must fit is not a GPU's memory but a workstation's patience, given in voxels; and the network of slices has
-the pixels of the network of volumes, which it teaches.
+the pixels, the channels and in the plane the patch of the network of volumes, which it teaches and which begins as it:
+half a trunk does not say which half it is.
 
     python -m pipelines.ct_trunk_muscle.planning --atlas DIR --phantoms 24 --out plan.json
     python -m pipelines.ct_trunk_muscle.planning --data DIR --out plan.json
@@ -36,7 +37,9 @@ _LEAST_SEEN = 0.15
 _COARSER = 1.02
 #: No side of the deepest features is shorter; no more levels; the first and the most channels.
 _SHORTEST, _MOST_LEVELS = 4, 5
-_FIRST_CHANNELS, _MOST_CHANNELS = {2: 24, 3: 16}, {2: 128, 3: 128}
+_FIRST_CHANNELS, _MOST_CHANNELS = 24, 128
+#: A patch's slices are a multiple of this.
+_DEPTH_MULTIPLE = 8
 _LEVEL_CHANNELS = (16, 32, 64, 96)
 #: Softer is not the body: lung and air.
 _BODY_HU = -300.0
@@ -90,38 +93,53 @@ def derive_plan(measured: Fingerprint) -> Plan:
     spacing = np.asarray(measured.spacing)
     if spacing[0] > _ANISOTROPIC * spacing[1:].min():
         spacing[0] = max(measured.finest_slices, float(spacing[1:].min()))
-    volume = _volume_plan(extent, spacing)
-    pixel = volume.spacing[1:]
+    spacing = _coarsened(extent, spacing)
+    pixel = (float(spacing[1]), float(spacing[2]))
     patch = fit_patch(extent[1:] / pixel, PIXELS, multiple=32)
+    channels = _channels(patch)
+    slab = (_depth(patch, extent[0] / spacing[0]), *patch)
     coarse = float(np.cbrt(extent.prod() / LEVEL_VOXELS))
     return Plan(
         classes=("background", *NUMBERS, "vertebral_body"),
         level_classes=("background", *LEVELS),
         fingerprint=measured,
         slices=NetworkPlan(
-            spacing=pixel, patch=patch, channels=_channels(2, patch), batch_size=_batch(patch, 8)
+            spacing=pixel,
+            patch=patch,
+            channels=channels,
+            halvings=_halvings(patch, channels),
+            batch_size=_batch(patch, 8),
         ),
-        volume=volume,
+        volume=NetworkPlan(
+            spacing=_triple(spacing),
+            patch=slab,
+            channels=channels,
+            halvings=_halvings(slab, channels),
+            batch_size=2,
+        ),
         levels=NetworkPlan(
             spacing=(round(coarse, 2),) * 3,
             patch=fit_patch(extent / coarse, LEVEL_VOXELS, multiple=2 ** len(_LEVEL_CHANNELS)),
             channels=_LEVEL_CHANNELS,
+            halvings=(len(_LEVEL_CHANNELS),) * 3,
             batch_size=4,
         ),
     )
 
 
-def _volume_plan(extent: NDArray[np.float64], spacing: NDArray[np.float64]) -> NetworkPlan:
-    """Coarsen, the finest axes first, until a patch sees enough of the median study."""
+def _coarsened(extent: NDArray[np.float64], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coarsen, the finest axes first, until a patch of volumes sees enough of the median study."""
     spacing = spacing.copy()
     while _LEAST_SEEN * float((extent / spacing).prod()) > VOXELS:
         finer = spacing < spacing.max() / 1.01
         spacing[finer if finer.any() else slice(None)] *= _COARSER
-    spacing = spacing.round(2)
-    patch = fit_patch(extent / spacing, VOXELS, multiple=16)
-    return NetworkPlan(
-        spacing=_triple(spacing), patch=patch, channels=_channels(3, patch), batch_size=2
-    )
+    return np.asarray(spacing.round(2))
+
+
+def _depth(patch: tuple[int, ...], slices: float) -> int:
+    """As many slices of that patch as fit, no more than the median study has."""
+    most = min(VOXELS // int(np.prod(patch)), int(np.ceil(slices)))
+    return max(_DEPTH_MULTIPLE, most // _DEPTH_MULTIPLE * _DEPTH_MULTIPLE)
 
 
 def fit_patch(
@@ -146,7 +164,7 @@ def fit_patch(
     return tuple(int(side) for side in patch)
 
 
-def _channels(dimensions: int, patch: Sequence[int]) -> tuple[int, ...]:
+def _channels(patch: Sequence[int]) -> tuple[int, ...]:
     """Levels while the shortest side can be halved, from half resolution on; channels double."""
     levels = 1
     while (
@@ -155,8 +173,15 @@ def _channels(dimensions: int, patch: Sequence[int]) -> tuple[int, ...]:
         and all(side % 2 ** (levels + 1) == 0 for side in patch)
     ):
         levels += 1
-    first, most = _FIRST_CHANNELS[dimensions], _MOST_CHANNELS[dimensions]
-    return tuple(min(most, first * 2**level) for level in range(levels))
+    return tuple(min(_MOST_CHANNELS, _FIRST_CHANNELS * 2**level) for level in range(levels))
+
+
+def _halvings(patch: Sequence[int], channels: Sequence[int]) -> tuple[int, ...]:
+    """How often each side of a patch is halved: at each level that leaves it long enough."""
+    return tuple(
+        sum(side // 2**level >= _SHORTEST for level in range(1, len(channels) + 1))
+        for side in patch
+    )
 
 
 def _batch(patch: Sequence[int], most: int) -> int:

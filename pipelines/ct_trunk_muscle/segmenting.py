@@ -26,7 +26,6 @@ from pipelines.inference import (
     segment_slices,
 )
 from pipelines.inference.grid import bounding_box
-from pipelines.networks.plain_unet import stride_of
 
 Codes = NDArray[np.uint8]
 
@@ -126,7 +125,7 @@ def _classes(networks: Networks, image: hd.Volume, box: Box) -> hd.Volume:
     if networks.part is Part.SLICES:
         how = SliceInference(
             pixel_spacing=plan.slices.spacing[0],
-            stride=stride_of(plan.slices.channels),
+            stride=plan.slices.multiples[0],
             padding=intensities.air,
         )
         return segment_slices(networks.muscles, image, prepare, box, how)

@@ -15,7 +15,6 @@ from torch.nn import functional
 from pipelines.ct_trunk_muscle.anatomy import BODIES, BODY_CLASS, NUMBERS, UNKNOWN
 from pipelines.ct_trunk_muscle.plan import Plan
 from pipelines.inference import Network, engine_of
-from pipelines.networks.plain_unet import stride_of
 from pipelines.training.case import Case
 from pipelines.training.recipe import Sample
 
@@ -118,7 +117,7 @@ def _near(known: NDArray[np.bool_], spacing: float) -> NDArray[np.bool_]:
 
 def _sure_labels(teacher: Network, slices: Floats, plan: Plan) -> Codes:
     engine = engine_of(teacher)
-    multiple = stride_of(plan.slices.channels)
+    multiple = plan.slices.multiples[0]
     rows, columns = slices.shape[1:]
     image = torch.from_numpy(slices)[:, None].to(engine.device)
     padding = (0, -columns % multiple, 0, -rows % multiple)

@@ -220,6 +220,11 @@ def _network_plan(plan: Plan, part: Part) -> NetworkPlan:
     return {Part.SLICES: plan.slices, Part.VOLUME: plan.volume, Part.LEVELS: plan.levels}[part]
 
 
+def _begin_volume(network: nn.Module) -> None:
+    if isinstance(network, TrunkNetworks):
+        network.begin_volume()
+
+
 # -- recipes --------------------------------------------------------------------------------------
 
 
@@ -244,6 +249,7 @@ def _stage(part: Part, init: Path | None, *, full: bool = False, taught: bool = 
         crop=partial(own_crop, part, teacher),
         prepare=partial(prepare, part),
         batch_size=_network_plan(shipped_plan(), part).batch_size,
+        finish=_begin_volume if part is Part.SLICES else None,
     )
 
 

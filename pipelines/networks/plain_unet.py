@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +12,6 @@ from torch import nn
 _SLOPE = 0.01
 #: Logit of the background at the start, so that learning does not begin with finding out that most is background.
 _PRIOR = 3.0
-
-
-def stride_of(channels: Sequence[int]) -> int:
-    """Return what every side of the network's input must be a multiple of."""
-    return int(2 ** len(channels))
 
 
 class PlainUNet(nn.Module):
@@ -27,32 +23,38 @@ class PlainUNet(nn.Module):
 
     Parameters
     ----------
-    dimensions
-        2 or 3.
+    halvings
+        How often each side of the input is halved, two or three sides: a side is a multiple of 2 to this power. Where a
+        side is not halved any more, kernels do not reach along it either.
     channels
         Of each level, from half resolution down.
     classes
         Background included.
     """
 
-    def __init__(self, dimensions: int, channels: Sequence[int], classes: int) -> None:
+    def __init__(self, halvings: Sequence[int], channels: Sequence[int], classes: int) -> None:
         super().__init__()
-        if dimensions not in (2, 3):
-            raise ValueError(f"dimensions: 2 or 3, not {dimensions}")
-        make = nn.Conv2d if dimensions == 2 else nn.Conv3d
-        transposed = nn.ConvTranspose2d if dimensions == 2 else nn.ConvTranspose3d
-        self.enter = make(1, channels[0], 2, stride=2, bias=False)
-        self.encoders = nn.ModuleList([_stage(dimensions, channels[0], channels[0])])
+        if len(halvings) not in (2, 3):
+            raise ValueError(f"halvings: of 2 or 3 sides, not {len(halvings)}")
+        self.channels = tuple(channels)
+        flat = len(halvings) == 2
+        # Any: their annotations want pairs of two and of three apart.
+        make: Any = nn.Conv2d if flat else nn.Conv3d
+        transposed: Any = nn.ConvTranspose2d if flat else nn.ConvTranspose3d
+        reach, stride = _reach(halvings, 0)
+        self.enter = make(1, channels[0], stride, stride=stride, bias=False)
+        self.encoders = nn.ModuleList([_stage(reach, channels[0], channels[0])])
         self.ups, self.decoders = nn.ModuleList(), nn.ModuleList()
-        for upper, lower in pairwise(channels):
-            self.encoders.append(_stage(dimensions, upper, lower, stride=2))
-            self.ups.append(transposed(lower, upper, 2, stride=2, bias=False))
-            self.decoders.append(_stage(dimensions, 2 * upper, upper))
-        self.leave = transposed(channels[0], classes, 2, stride=2)
+        for level, (upper, lower) in enumerate(pairwise(channels), start=1):
+            above, (reach, step) = _reach(halvings, level - 1)[0], _reach(halvings, level)
+            self.encoders.append(_stage(reach, upper, lower, step))
+            self.ups.append(transposed(lower, upper, step, stride=step, bias=False))
+            self.decoders.append(_stage(above, 2 * upper, upper))
+        self.leave = transposed(channels[0], classes, stride, stride=stride)
         with torch.no_grad():
-            self.leave.bias.zero_()  # type: ignore[union-attr]
-            self.leave.bias[0] = _PRIOR  # type: ignore[index]
-        self._layout = torch.channels_last if dimensions == 2 else torch.channels_last_3d
+            self.leave.bias.zero_()
+            self.leave.bias[0] = _PRIOR
+        self._layout = torch.channels_last if flat else torch.channels_last_3d
         # Faster on CPUs, and what GPUs want with mixed precision.
         self.to(memory_format=self._layout)  # type: ignore[call-overload]
 
@@ -62,8 +64,7 @@ class PlainUNet(nn.Module):
         Parameters
         ----------
         image
-            float, shape (batch, 1, rows, columns) or (batch, 1, slices, rows, columns), normalised; sides are
-            multiples of `stride_of`.
+            float, shape (batch, 1, rows, columns) or (batch, 1, slices, rows, columns), normalised.
 
         Returns
         -------
@@ -82,13 +83,51 @@ class PlainUNet(nn.Module):
         return logits
 
 
-def _stage(dimensions: int, channels_in: int, channels: int, stride: int = 1) -> nn.Module:
-    convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
-    norm = nn.InstanceNorm2d if dimensions == 2 else nn.InstanceNorm3d
+@torch.no_grad()
+def inflate(flat: PlainUNet, deep: PlainUNet) -> None:
+    """Let a network of volumes begin as one of slices that has learned: it says of each slice about what that says.
+
+    After Carreira and Zisserman, "Quo vadis, action recognition? A new model and the Kinetics dataset" (CVPR 2017);
+    ours: kernels that reach to other slices begin with zeros there, not with copies, for neighbours are not alike.
+
+    Raises
+    ------
+    ValueError
+        When their channels differ.
+    """
+    if flat.channels != deep.channels:
+        raise ValueError(f"channels {flat.channels} are not {deep.channels}")
+    for (name, weight), source in zip(deep.named_parameters(), flat.parameters(), strict=True):
+        if weight.ndim == source.ndim:
+            weight.copy_(source)
+            continue
+        planes = weight.shape[2]
+        if planes == 3:
+            weight.zero_()
+            weight[:, :, 1] = source
+        else:
+            # What enters is the mean of two slices; what leaves is the same for both.
+            share = planes if name.startswith("enter") else 1
+            weight.copy_(source[:, :, None] / share)
+
+
+def _reach(halvings: Sequence[int], level: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the sizes of a level's kernels, and the step from the level above to it."""
+    halved = [number > level for number in halvings]
+    return tuple(3 if one else 1 for one in halved), tuple(2 if one else 1 for one in halved)
+
+
+def _stage(
+    reach: tuple[int, ...], channels_in: int, channels: int, stride: tuple[int, ...] | None = None
+) -> nn.Module:
+    convolution: Any = nn.Conv2d if len(reach) == 2 else nn.Conv3d
+    norm = nn.InstanceNorm2d if len(reach) == 2 else nn.InstanceNorm3d
+    around = tuple(size // 2 for size in reach)
+    whole = (1,) * len(reach)
     layers: list[nn.Module] = []
-    for before, step in ((channels_in, stride), (channels, 1)):
+    for before, step in ((channels_in, stride or whole), (channels, whole)):
         layers += [
-            convolution(before, channels, 3, stride=step, padding=1, bias=False),
+            convolution(before, channels, reach, stride=step, padding=around, bias=False),
             norm(channels, affine=True),
             nn.LeakyReLU(_SLOPE, inplace=True),
         ]

@@ -72,6 +72,9 @@ class Recipe:
         Called before each step with the network and the share of the run that is done: where parts of one network
         begin one after another *on the same crops*, which are rendered once for all. Also with the averaged network.
         What it does once must be kept by the network's state, for a run may be resumed.
+    finish
+        Called with the network when it has learned, before it is written: where the network of a later stage, which the
+        same weights hold, begins as this one's.
     variants
         Ways to run the pipeline that are evaluated side by side.
     structures
@@ -110,6 +113,7 @@ class Recipe:
     find: Callable[[nn.Module, Case, str], Found] | None = None
     rated: tuple[int, int] | None = None
     schedule: Callable[[nn.Module, float], None] | None = None
+    finish: Callable[[nn.Module], None] | None = None
     variants: tuple[str, ...] = ("default",)
     structures: Mapping[int, str]
     published: Mapping[str, float] = field(default_factory=dict)

@@ -67,7 +67,7 @@ def train(recipe: Recipe, options: TrainOptions) -> TrainReport:
     description = describe(own.data, own.data.cases) if own else ""
     for run in plan:
         source = (
-            own_source(recipe, own, run)
+            own_source(recipe, options, own, run)
             if own
             else phantom_source(recipe, options, run, compared=several)
         )
@@ -150,6 +150,8 @@ def _train_one(
             schedule=recipe.schedule,
         )
         result = run_loop(parts, loop_options)
+    if recipe.finish is not None:
+        recipe.finish(network)
     weights = folder / WEIGHTS_NAME
     sha256 = export_weights(network, weights, pipeline=recipe.pipeline, widths=run.widths)
     records = _figures(recipe, source, run, network) if several or options.data else ()

@@ -129,7 +129,7 @@ def test_muscles_are_where_they_are_in_any_order_of_slices_rows_and_columns(
 
 
 def test_the_network_is_one_of_two() -> None:
-    assert part_of(trunks.MANIFEST.parameters) is Part.SLICES
+    assert part_of(trunks.MANIFEST.parameters) is Part.VOLUME
     assert part_of({"network": "volume"}) is Part.VOLUME
     with pytest.raises(ManifestError, match="slices or volume"):
         part_of({"network": "levels"})

@@ -37,7 +37,7 @@ from pipelines.ct_trunk_muscle.training import RECIPE, own_crop
 from pipelines.ct_trunk_muscle.truth import dense, sparse, truth_of, vertebral_body
 from pipelines.errors import TrainingError, WeightsError
 from pipelines.inference import engine_of
-from pipelines.networks.plain_unet import PlainUNet, stride_of
+from pipelines.networks.plain_unet import PlainUNet, inflate
 from pipelines.training.assess import assess, summaries_of
 from pipelines.training.case import Case, Found
 from pipelines.training.export import export_weights
@@ -101,11 +101,15 @@ def test_patches_fit_and_keep_the_shape_of_the_study() -> None:
     plan = derive_plan(measured())
     assert np.prod(plan.volume.patch) <= VOXELS
     for network in (plan.slices, plan.volume, plan.levels):
-        assert all(side % stride_of(network.channels) == 0 for side in network.patch)
-    # The network of slices teaches the one of volumes: same pixels.
+        sides = zip(network.patch, network.multiples, strict=True)
+        assert all(side % multiple == 0 for side, multiple in sides)
+    # The network of slices teaches the one of volumes, which begins as it.
     assert plan.slices.spacing == plan.volume.spacing[1:]
-    _, rows, columns = plan.volume.patch
-    assert columns > rows
+    assert plan.slices.channels == plan.volume.channels
+    assert plan.slices.patch == plan.volume.patch[1:]
+    slices, rows, columns = plan.volume.patch
+    assert columns > rows > slices
+    assert derive_plan(measured(extent=(40.0, 270.0, 390.0))).volume.patch[0] <= slices
     # The whole trunk in one look.
     seen = np.array(plan.levels.patch) * plan.levels.spacing
     assert (seen > 0.6 * np.array(plan.fingerprint.extent)).all()
@@ -139,17 +143,44 @@ def test_the_plan_beside_the_weights_is_what_its_fingerprint_derives(tmp_path: P
 # -- networks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_the_network_answers_for_every_voxel_and_learns_in_every_weight(dimensions: int) -> None:
+@pytest.mark.parametrize("halvings", [(3, 3), (3, 3, 3), (1, 3, 3), (0, 3, 3)])
+def test_the_network_answers_for_every_voxel_and_learns_in_every_weight(
+    halvings: tuple[int, ...],
+) -> None:
     torch.manual_seed(0)
-    network = PlainUNet(dimensions, (4, 8, 8), 5)
-    image = torch.randn(2, 1, *(8, 16, 24)[:dimensions])
+    network = PlainUNet(halvings, (4, 8, 8), 5)
+    image = torch.randn(2, 1, *(8, 16, 24)[: len(halvings)])
     logits = network(image)
     assert logits.shape == (2, 5, *image.shape[2:])
     masked_loss(logits, (image > 0).float()).backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None for weight in network.parameters())
     with pytest.raises(ValueError, match="2 or 3"):
-        PlainUNet(4, (4, 8), 2)
+        PlainUNet((2, 2, 2, 2), (4, 8), 2)
+
+
+@pytest.mark.parametrize("along", [0, 1, 3])
+def test_a_network_of_volumes_begins_as_one_of_slices(along: int) -> None:
+    torch.manual_seed(0)
+    flat, deep = PlainUNet((3, 3), (4, 8, 8), 5), PlainUNet((along, 3, 3), (4, 8, 8), 5)
+    inflate(flat, deep)
+    image = torch.randn(1, 1, 16, 24)
+    same_everywhere = image[:, :, None].expand(1, 1, 8, 16, 24).contiguous()
+    # Volumes and slices are convolved in another order of sums.
+    torch.testing.assert_close(
+        deep(same_everywhere), flat(image)[:, :, None].expand(1, 5, 8, 16, 24), atol=1e-4, rtol=1e-4
+    )
+    with pytest.raises(ValueError, match="channels"):
+        inflate(flat, PlainUNet((3, 3, 3), (4, 8, 16), 5))
+
+
+def test_slices_that_have_learned_leave_a_network_of_volumes_that_begins_as_they_are() -> None:
+    networks = TrunkNetworks(PLAN, Part.SLICES)
+    stage = RECIPE.of_stage("slices", None)
+    assert stage.finish is not None
+    stage.finish(networks)
+    middle = networks.volume.encoders[0][0].weight[:, :, 1]  # type: ignore[index]
+    assert torch.equal(middle, networks.slices.encoders[0][0].weight)  # type: ignore[index]
+    assert all(RECIPE.of_stage(name, None).finish is None for name in ("levels", "full"))
 
 
 def test_a_stage_learns_its_own_network_and_leaves_the_others(tmp_path: Path) -> None:
