@@ -37,10 +37,8 @@ from pipelines.spect_ct_bone_lesion.segmenting import Images, Lesions, find_lesi
 from pipelines.training.case import Case, Found
 from pipelines.training.recipe import Draw, Loss, Recipe, Sample, Widths
 
-#: Rows and columns of a sample, pixels: a third of a trunk's slice, for lesions are small and most of a slice has none.
-SIZE = (64, 128)
-#: How far a sample's middle is from a pixel of a lesion, standard deviation in pixels.
-_BESIDE = 14.0
+#: Rows and columns of a sample, pixels: a whole trunk from side to side.
+SIZE = (128, 192)
 _LESION_SHARE = 0.8
 _METASTASIS, _BENIGN = 1, 2
 #: Slices of a crop of own data.
@@ -129,7 +127,10 @@ def prepare(case: Case, rng: np.random.Generator) -> Sample:
     hounsfield = case.partners["ct"].array[index].astype(np.float32)
     hounsfield = hounsfield * float(rng.uniform(0.93, 1.07)) + float(rng.normal(0, 12))
     layers = [spect, normalise_ct(hounsfield), case.labels.array[index].astype(np.float32)]
-    rows, columns = _draw_corner(layers[2], layers[0], rng)
+    rows, columns = (
+        _draw_span(length, wanted, rng)
+        for length, wanted in zip(layers[0].shape, SIZE, strict=True)
+    )
     outside = (float(spect.min()), float(layers[1].min()), 0.0)
     cut = [_cut(layer, rows, columns, value) for layer, value in zip(layers, outside, strict=True)]
     if rng.random() < 0.5:
@@ -146,16 +147,10 @@ def _draw_index(labels: NDArray[np.uint8], rng: np.random.Generator) -> int:
     return int(rng.integers(labels.shape[0]))
 
 
-def _draw_corner(
-    labels: NDArray[np.float32], spect: NDArray[np.float32], rng: np.random.Generator
-) -> tuple[int, int]:
-    """First row and column of a window near a lesion, else near something that takes up tracer; may be negative."""
-    near = np.argwhere(labels > 0)
-    if not len(near) or rng.random() >= _LESION_SHARE:
-        near = np.argwhere(spect >= np.median(spect))
-    middle = near[rng.integers(len(near))] + rng.normal(0, _BESIDE, 2)
-    row, column = np.rint(middle - np.divide(SIZE, 2)).astype(int)
-    return int(row), int(column)
+def _draw_span(length: int, wanted: int, rng: np.random.Generator) -> int:
+    """First row or column of a window about the middle; negative where it begins outside."""
+    room = abs(length - wanted) / 2
+    return round((length - wanted) / 2 + float(rng.uniform(-1, 1)) * max(room, 8))
 
 
 def _cut(
