@@ -222,6 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._ask([], [])
             self.close_connection = True
             self._say(413)
+            # As nginx lingers: a connection that is closed on what was not read is reset, and the answer lost.
+            self.rfile.read(length)
             return
         raw = self.rfile.read(length)
         media_types, parts = split(raw, self.headers["Content-Type"])
