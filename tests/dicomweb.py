@@ -302,6 +302,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
+        if self.close_connection:
+            # RFC 9112 9.6: the client must not ask again on a connection that is about to be closed.
+            self.send_header("Connection", "close")
         if content:
             self.send_header("Content-Type", media_type)
         if status != 204:
