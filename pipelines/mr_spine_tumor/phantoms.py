@@ -54,7 +54,7 @@ def training_slices(folder: Path | None) -> Draw:
     if folder is None:
         return partial(_training_slice, procedural_spines, 0.0)
     atlas = measure_spine(load_atlas(folder / TRAINING_ATLAS))
-    return partial(_training_slice, atlas_spines(atlas), _PROCEDURAL_SHARE)
+    return partial(_training_slice, atlas_spines(atlas, vary_discs=True), _PROCEDURAL_SHARE)
 
 
 def _training_slice(draw: DrawSpine, procedural: float, rng: np.random.Generator) -> Case:

@@ -119,6 +119,24 @@ def test_vertebrae_are_in_every_plane(plane: Plane) -> None:
     assert made.image.array.min() >= 0
 
 
+def test_a_dark_end_plate_of_bone_and_cartilage_parts_marrow_from_disc() -> None:
+    pixel, thick = 0.25, []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        spine, point = procedural_spines(rng)
+        stack = replace(
+            small(Plane.SAGITTAL, 1), rows=160, columns=16, pixel_spacing=pixel, slice_spacing=0.5
+        )
+        options = MrOptions(
+            scanner=PLAIN, planes=1, choice=Choice(tumours=0, look_alikes=0, veins=0)
+        )
+        column = mr_phantom(spine, geometry_of(stack, point), rng, options).image.array[0, 80:, 8]
+        dark = column < 0.5 * np.median(column[:20])
+        first = int(dark.argmax())
+        thick.append(int(np.logical_and.accumulate(dark[first:]).sum()) * pixel)
+    assert 1.0 < np.median(thick) < 1.8
+
+
 def test_what_only_looks_like_a_tumour_is_none() -> None:
     options = MrOptions(choice=Choice(tumours=0, look_alikes=8, veins=1.0), planes=1)
     for seed in range(3):

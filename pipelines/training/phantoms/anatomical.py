@@ -11,6 +11,7 @@ from scipy import ndimage
 from pipelines.training.phantoms import fields, metal, pathology
 from pipelines.training.phantoms.atlas import Atlas
 from pipelines.training.phantoms.deformation import Pose, to_atlas, turn_thighs
+from pipelines.training.phantoms.discs import Discs, slide
 from pipelines.training.phantoms.fields import Floats
 from pipelines.training.phantoms.images import FAR_OUTSIDE
 from pipelines.training.phantoms.pathology import Damage
@@ -55,6 +56,16 @@ class AtlasBody:
     spine: NDArray[np.float64]  #: middles of the vertebral bodies, from below, shape (n, 3), mm
     damage: tuple[Damage, ...]  #: lesions and cracks, placed
     compressions: tuple[pathology.Compression, ...]
+    discs: Discs | None = None  #: None: as high as the atlas's
+
+    def in_atlas(self, points: Floats) -> Floats:
+        """Return where in the atlas points of the patient (LPS, mm) come from; the femora stand elsewhere."""
+        source = to_atlas(points, self.pose, self.atlas.femora)
+        for compression in self.compressions:
+            source[..., 2] += pathology.sink(compression, source)
+        if self.discs is not None:
+            source[..., 2] += slide(self.discs, source)
+        return source
 
     def cut(self, geometry: hd.VolumeGeometry, index: float) -> Cut:
         """Return the plane at a (fractional) slice index of an axial grid."""
@@ -86,9 +97,7 @@ class AtlasBody:
         return cut
 
     def _plane(self, points: Floats, shape: tuple[int, int]) -> _Plane:
-        source = to_atlas(points, self.pose, self.atlas.femora)
-        for compression in self.compressions:
-            source[..., 2] += pathology.sink(compression, source)
+        source = self.in_atlas(points)
         hips = dict(zip(_SIDES, self.patient.hips, strict=True))
         hips = {side: hips[self._across(side)] for side in _SIDES}
         moved, turned = turn_thighs(source, self.atlas.femora, hips)

@@ -37,6 +37,8 @@ Codes = NDArray[np.uint8]
 USUAL = Choice(tumours=3, look_alikes=3, veins=0.7)
 #: Of the canal: the dural sac, and the half width and depth of the cord in mm.
 _SAC, _CORD_MM = 0.86, (6.0, 4.2)
+#: Cartilage of a vertebral end plate: 0.6 to 1 mm thick (Roberts et al., Spine 1989;14:166), as dark as its bone.
+_END_PLATE_MM = 0.8
 _TUMOUR_LABEL, _VERTEBRA_LABEL = 2, 1
 
 
@@ -226,8 +228,9 @@ def _signal(
     fat = look.signal[Tissue.FAT]
     streaks = np.clip(fine - 1.2 + 4 * scene.spine.patient.muscle_fat, 0, 1)
     signal[muscle] += (streaks * (fat - signal))[muscle] * 0.6
-    bone = cut.depth > -0.75 * pixel
-    inside = np.clip(cut.depth / pixel + 0.5, 0, 1)
+    covered = cut.depth + np.where(codes == Tissue.DISC, np.float32(_END_PLATE_MM), np.float32(0))
+    bone = covered > -0.75 * pixel
+    inside = np.clip(covered / pixel + 0.5, 0, 1)
     core = np.clip((cut.depth - cut.cortex) / pixel + 0.5, 0, 1)
     marrow = look.signal[Tissue.SPINE] * (1 + 0.1 * medium + 0.08 * fine)
     soft = np.where(codes >= FIRST_BONE, look.signal[Tissue.MUSCLE], signal)

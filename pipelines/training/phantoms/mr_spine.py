@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.training.phantoms import fields, pathology
+from pipelines.training.phantoms import fields
 from pipelines.training.phantoms.anatomical import AtlasBody
 from pipelines.training.phantoms.atlas import Atlas
-from pipelines.training.phantoms.deformation import to_atlas
 from pipelines.training.phantoms.patient import Patient
 from pipelines.training.phantoms.tissues import Cut
 
@@ -100,12 +99,10 @@ class AtlasSpine:
     def plane(self, geometry: hd.VolumeGeometry, index: float) -> SpinePlane:
         """Return the plane at a (fractional) slice index of a grid of any direction."""
         points = fields.coarse_points(geometry, index)
-        source = to_atlas(points, self.body.pose, self.body.atlas.femora)
-        for compression in self.body.compressions:
-            source[..., 2] += pathology.sink(compression, source)
         rows, columns = geometry.spatial_shape[1:]
         return SpinePlane(
-            cut=self.body.cut(geometry, index), at=fields.upsample(source, rows, columns)
+            cut=self.body.cut(geometry, index),
+            at=fields.upsample(self.body.in_atlas(points), rows, columns),
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.training.phantoms.deformation import to_atlas
+from pipelines.training.phantoms.discs import draw_discs
 from pipelines.training.phantoms.mr_procedural import procedural_spine
 from pipelines.training.phantoms.mr_spine import AtlasSpine, Point, Spine, SpineAtlas
 from pipelines.training.phantoms.patient import (
@@ -115,8 +116,13 @@ def procedural_spines(rng: np.random.Generator) -> tuple[Spine, Point]:
     return spine, _point(point)
 
 
-def atlas_spines(atlas: SpineAtlas, levels: tuple[str, ...] = ()) -> DrawSpine:
-    """Return what draws a spine from an atlas, in or near one of the given levels (none: all)."""
+def atlas_spines(
+    atlas: SpineAtlas, levels: tuple[str, ...] = (), *, vary_discs: bool = False
+) -> DrawSpine:
+    """Return what draws a spine from an atlas, in or near one of the given levels (none: all).
+
+    `vary_discs` draws the heights of its discs as well.
+    """
     wanted = [one for one in atlas.vertebrae if not levels or one.name in levels]
     names = tuple(one.name for one in wanted)
 
@@ -124,6 +130,9 @@ def atlas_spines(atlas: SpineAtlas, levels: tuple[str, ...] = ()) -> DrawSpine:
         patient = draw_spine_patient(rng, names)
         target = wanted[int(rng.integers(len(wanted)))]
         body = pose_atlas(atlas.atlas, patient, rng, target.centre)
+        if vary_discs:
+            middles, ups = zip(*((one.centre, one.up) for one in atlas.vertebrae), strict=True)
+            body = replace(body, discs=draw_discs(rng, middles, ups))
         spine: AtlasSpine = atlas.pose(body)
         point = np.zeros(3, np.float32)
         for _ in range(3):  # where in the patient the deformed vertebra has come to lie
