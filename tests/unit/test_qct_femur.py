@@ -32,7 +32,7 @@ from pipelines.evidence.create import create_evidence
 from pipelines.qct_femur.anatomy import Head, distances, fit_head, proximal_part
 from pipelines.qct_femur.measuring import State, balls_of, is_solid, statements_of
 from pipelines.qct_femur.pipeline import FemurModel, check_series, run
-from pipelines.qct_femur.segmenting import Side
+from pipelines.qct_femur.segmenting import Place, Side, segment_femur
 from pipelines.result import AnalysisResult, SourceSeries
 from pipelines.training.phantoms import bones
 from pipelines.training.phantoms.dicom import ct_series
@@ -438,6 +438,16 @@ def test_a_failed_side_is_said_in_a_code_and_a_sentence() -> None:
     assert said.notices[0].code == "femur-left-patchy"
     assert "look at the images" in said.notices[0].message
     assert said.evaluations[0].segment_number == 1
+
+
+@pytest.mark.parametrize("low", [0.0, 45.0, 70.0])
+def test_a_crop_that_shows_no_head_is_moved_up_the_femur(model: FemurModel, low: float) -> None:
+    middle = np.asarray(HEADS[1]) + [15.0, 5.0, -low]
+    place = Place(side=Side.LEFT, middle=middle, head=None)
+    femur = segment_femur(model.network, _standard(), place)
+    assert femur is not None
+    assert np.linalg.norm(femur.head.centre - HEADS[1]) < 2
+    assert dice(femur.mask.array, truth(grid(), 1)) > 0.97
 
 
 def test_a_femur_without_its_head_is_not_measured(model: FemurModel) -> None:
