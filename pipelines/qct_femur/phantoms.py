@@ -14,7 +14,7 @@ from pipelines.qct_femur.anatomy import cut_proximal
 from pipelines.qct_femur.segmenting import COARSE_MM, CROP, CROP_OFFSET, FINE_MM, Side
 from pipelines.training.case import Case
 from pipelines.training.phantoms.atlas import Atlas, load_atlas
-from pipelines.training.phantoms.patient import draw_patient
+from pipelines.training.phantoms.patient import Lesion, Patient, draw_patient
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
 from pipelines.training.phantoms.render import ImagedRegion, Subject, anatomical_phantom
 from pipelines.training.phantoms.scanner import draw_scanner
@@ -30,6 +30,8 @@ FINE_SHARE = 0.5
 COARSE_CROP = (80, 80, 96)
 #: How often a coarse crop is at the height of the hips.
 _HIP_SHARE = 0.75
+#: How often a training crop is of a patient with lesions in the femora, and how often those are sclerotic.
+_LESION_SHARE, _SCLEROTIC_SHARE = 0.25, 0.3
 
 
 def training_crops(folder: Path | None) -> Draw:
@@ -121,7 +123,23 @@ def _atlas_crop(atlas: Atlas, rng: np.random.Generator) -> Case:
         height = head[2] if rng.random() < _HIP_SHARE else _any_height(atlas, rng)
         centre = np.array([x, head[1], height]) + rng.normal(0, [40, 25, 60])
         region = _region(centre, COARSE_CROP, COARSE_MM)
-    return _crop_of(anatomical_phantom(atlas, region, seed=seed))
+    subject = Subject(patient=draw_diseased(rng)) if rng.random() < _LESION_SHARE else None
+    return _crop_of(anatomical_phantom(atlas, region, seed=seed, subject=subject))
+
+
+def draw_diseased(rng: np.random.Generator) -> Patient:
+    """Draw a patient with lesions in both femora, most of them lytic: there cortex and marrow are gone."""
+    kind = 1.0 if rng.random() < _SCLEROTIC_SHARE else -1.0
+    lesions = tuple(
+        Lesion(
+            structure=f"femur_{side}",
+            radius_mm=float(rng.uniform(5, 18)),
+            density=kind * float(rng.uniform(0.4, 1)),
+        )
+        for side in ("left", "right")
+        for _ in range(rng.integers(1, 4))
+    )
+    return replace(draw_patient(rng), lesions=lesions)
 
 
 def _crop_of(phantom: Phantom) -> Case:

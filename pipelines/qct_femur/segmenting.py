@@ -41,8 +41,9 @@ _STRIDE = stride_of()
 _LEAST_LOGIT = -0.5
 #: From a fine crop to the second one, whose answer is averaged with the first's: half a voxel along each axis, mm.
 _HALF_VOXEL = np.full(3, FINE_MM / 2)
-#: A head found this far from where the crop was laid asks for another crop, mm.
-_MISPLACED_MM = 10.0
+#: A head found this far from where the crop was laid asks for another crop, mm; so does an upper end without a head:
+#: the crop may have been laid too low. There are so many crops at most.
+_MISPLACED_MM, _LOOKS = 10.0, 6
 #: Two femora lie at least this far apart sideways, and at most this far in height, mm.
 _APART_MM, _LEVEL_MM = 70.0, 150.0
 #: A head lies in this upper part of what is seen of its femur, mm.
@@ -117,15 +118,17 @@ def segment_femur(network: Network, volume: hd.Volume, place: Place) -> Femur | 
         From `locate`.
     """
     at = place.middle
-    for _ in range(2):
+    for _ in range(_LOOKS):
         look = _look(network, volume, at, place.side)
-        fitted = None if look is None else fit_head(look.femur)
-        if look is None or fitted is None:
+        if look is None:
             return None
-        head, logits = fitted, look.logits
-        if float(np.linalg.norm(head.centre - at)) < _MISPLACED_MM:
+        head, logits = fit_head(look.femur), look.logits
+        better = _upper_end(look.femur) if head is None else head.centre
+        if float(np.linalg.norm(better - at)) < _MISPLACED_MM:
             break
-        at = head.centre
+        at = better
+    if head is None:
+        return None
     again = _look(network, volume, at + _HALF_VOXEL, place.side)
     answers = [logits] if again is None else [logits, again.logits]
     return Femur(side=place.side, head=head, mask=_on_source(answers, volume, head))
@@ -166,7 +169,7 @@ def _upper_end(mask: hd.Volume) -> NDArray[np.float64]:
     """Return about where a head would be: the middle of the upper 60 mm; slices run to the head."""
     top = int(np.flatnonzero(mask.array.any(axis=(1, 2)))[-1])
     upper = mask.array.copy()
-    upper[: max(0, top - round(_UPPER_MM / COARSE_MM))] = False
+    upper[: max(0, top - round(_UPPER_MM / mask.spacing[0]))] = False
     return middle_of(mask.with_array(upper))
 
 

@@ -442,7 +442,7 @@ def test_a_failed_side_is_said_in_a_code_and_a_sentence() -> None:
 
 @pytest.mark.parametrize("low", [0.0, 45.0, 70.0])
 def test_a_crop_that_shows_no_head_is_moved_up_the_femur(model: FemurModel, low: float) -> None:
-    middle = np.asarray(HEADS[1]) + [15.0, 5.0, -low]
+    middle = np.add(HEADS[1], (15.0, 5.0, -low))
     place = Place(side=Side.LEFT, middle=middle, head=None)
     femur = segment_femur(model.network, _standard(), place)
     assert femur is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -12,7 +13,13 @@ import torch
 from pipelines.networks.vnet3d import VNet3d, stride_of
 from pipelines.qct_femur.anatomy import fit_head
 from pipelines.qct_femur.calibration import fit_line
-from pipelines.qct_femur.phantoms import demo_study, proximal_femora, whole_femora
+from pipelines.qct_femur.phantoms import (
+    TRAINING_ATLAS,
+    demo_study,
+    draw_diseased,
+    proximal_femora,
+    whole_femora,
+)
 from pipelines.qct_femur.rods import read_rods
 from pipelines.qct_femur.segmenting import COARSE_MM, CROP, FINE_MM, Side, crop_grid
 from pipelines.qct_femur.training import (
@@ -25,10 +32,11 @@ from pipelines.qct_femur.training import (
 )
 from pipelines.training.assess import ALL_STRUCTURES, assess, summaries_of
 from pipelines.training.case import UNKNOWN, Case, Found
+from pipelines.training.phantoms.atlas import load_atlas
 from pipelines.training.phantoms.calibration import RODS_MG
-from pipelines.training.phantoms.patient import Implant, ImplantKind, draw_patient
+from pipelines.training.phantoms.patient import Implant, ImplantKind, Lesion, draw_patient
 from pipelines.training.phantoms.procedural import ProceduralOptions, procedural_phantom
-from pipelines.training.phantoms.render import Subject
+from pipelines.training.phantoms.render import ImagedRegion, Subject, anatomical_phantom
 from pipelines.training.phantoms.tissues import Phantom
 
 WIDTHS = (4, 4, 8, 8, 8)
@@ -116,6 +124,36 @@ def test_procedural_crops_become_samples() -> None:
     assert float(image.min()) >= -1
     assert float(image.max()) <= 1
     assert set(truth.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_the_diseased_have_lesions_in_both_femora() -> None:
+    patients = [draw_diseased(np.random.default_rng(seed)) for seed in range(60)]
+    for patient in patients:
+        assert {one.structure for one in patient.lesions} == {"femur_left", "femur_right"}
+    lytic = [all(one.density < 0 for one in patient.lesions) for patient in patients]
+    assert 0.5 < np.mean(lytic) < 0.9
+
+
+def test_a_lytic_lesion_is_of_the_femur_all_the_same(shared_data: Path) -> None:
+    """Truth is the bone that was there; what is left of its density is the image's affair."""
+    atlas = load_atlas(shared_data / "atlas" / TRAINING_ATLAS)
+    region = ImagedRegion(
+        centre=atlas.femora["left"].head, shape=(40, 60, 60), pixel_spacing=2.0, slice_spacing=2.0
+    )
+    healthy = replace(draw_patient(np.random.default_rng(2), contrast=False), implants=())
+    hole = tuple(
+        Lesion(structure=f"femur_{side}", radius_mm=18, density=-1) for side in ("left", "right")
+    )
+    made = [
+        anatomical_phantom(
+            atlas, region, seed=4, subject=Subject(patient=replace(healthy, lesions=lesions))
+        )
+        for lesions in ((), hole)
+    ]
+    whole, hollow = (whole_femora(one).array > 0 for one in made)
+    assert (whole == hollow).mean() > 0.99
+    means = [float(one.image.array[whole].mean()) for one in made]
+    assert means[1] < means[0] - 25
 
 
 def test_right_femora_are_seen_as_left_ones() -> None:
