@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import highdicom as hd
@@ -18,7 +18,13 @@ from pipelines.training.phantoms.mr_dicom import write_mr_series
 from pipelines.training.phantoms.mr_growths import Choice
 from pipelines.training.phantoms.mr_scanner import MrScanner, distort, reconstruct
 from pipelines.training.phantoms.mr_signal import CORD, CSF, draw_mr_look, draw_weighting
-from pipelines.training.phantoms.mr_spine import measure_spine
+from pipelines.training.phantoms.mr_spine import (
+    Canal,
+    Spine,
+    SpinePlane,
+    Vertebra,
+    measure_spine,
+)
 from pipelines.training.phantoms.mr_stacks import (
     Plane,
     Stack,
@@ -28,6 +34,7 @@ from pipelines.training.phantoms.mr_stacks import (
     geometry_of,
     procedural_spines,
 )
+from pipelines.training.phantoms.patient import Patient
 from pipelines.training.phantoms.tissues import Tissue
 
 #: Nothing between what is there and what is seen.
@@ -135,6 +142,43 @@ def test_a_dark_end_plate_of_bone_and_cartilage_parts_marrow_from_disc() -> None
         first = int(dark.argmax())
         thick.append(int(np.logical_and.accumulate(dark[first:]).sum()) * pixel)
     assert 1.0 < np.median(thick) < 1.8
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A spine whose canal runs through its vertebral bodies."""
+
+    spine: Spine
+
+    @property
+    def patient(self) -> Patient:
+        return self.spine.patient
+
+    @property
+    def vertebrae(self) -> tuple[Vertebra, ...]:
+        return self.spine.vertebrae
+
+    @property
+    def canal(self) -> Canal:
+        canal = self.spine.canal
+        return replace(canal, middles=canal.middles - [0.0, 16.0])
+
+    def plane(self, geometry: hd.VolumeGeometry, index: float) -> SpinePlane:
+        return self.spine.plane(geometry, index)
+
+
+def test_what_is_imaged_as_canal_is_no_vertebra() -> None:
+    rng = np.random.default_rng(3)
+    spine, point = procedural_spines(rng)
+    options = MrOptions(scanner=PLAIN, planes=1)
+    geometry = geometry_of(small(Plane.SAGITTAL, 1), point)
+    labels, inside = [], Shifted(spine).canal.around(spine.plane(geometry, 0).at)[0] < 0.95
+    for one in (spine, Shifted(spine)):
+        made = mr_phantom(one, geometry, np.random.default_rng(4), options)
+        labels.append(made.labels.array[0] == 1)
+    assert labels[0][inside].mean() > 0.2
+    assert not labels[1][inside].any()
+    assert labels[1].any()
 
 
 def test_what_only_looks_like_a_tumour_is_none() -> None:
