@@ -1,6 +1,6 @@
 """MR phantoms: T1-weighted spin echo of the spine after gadolinium, and the truth about it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import highdicom as hd
 import numpy as np
@@ -26,7 +26,7 @@ from pipelines.training.phantoms.mr_signal import (
     draw_mr_look,
     draw_weighting,
 )
-from pipelines.training.phantoms.mr_spine import CANAL_MM, Spine, SpinePlane, Vertebra
+from pipelines.training.phantoms.mr_spine import CANAL_MM, Canal, Spine, SpinePlane, Vertebra
 from pipelines.training.phantoms.patient import Patient
 from pipelines.training.phantoms.tissues import FIRST_BONE, Tissue
 
@@ -196,6 +196,7 @@ def _received(
     """Return what the coils receive of a thin plane, and what is there."""
     plane = scene.spine.plane(geometry, index)
     norm, behind = scene.spine.canal.around(plane.at)
+    plane = _with_canal(plane, norm, scene.spine.canal)
     points = fields.coarse_points(geometry, index)
     shape = plane.cut.tissues.shape
     slow, medium, fine = (
@@ -237,17 +238,32 @@ def _signal(
     # A cortex measures nothing: it only takes the place of what does.
     with_bone = (1 - inside) * soft + core * np.where(codes >= FIRST_BONE, marrow, signal)
     metal = codes == Tissue.METAL
-    return np.asarray(np.where(bone & ~metal & (norm > 1), with_bone, signal), np.float32)
+    return np.asarray(np.where(bone & ~metal, with_bone, signal), np.float32)
+
+
+def _with_canal(plane: SpinePlane, norm: Floats, canal: Canal) -> SpinePlane:
+    """Cut the canal out of the bone and the discs that reach into it: a map's canal is no smooth tube, ours is."""
+    cut, z = plane.cut, plane.at[..., 2]
+    along = (z > canal.heights[0] - 10) & (z < canal.heights[-1] + 10)
+    tube = along & (norm < 1) & (cut.tissues != Tissue.AIR) & (cut.tissues != Tissue.METAL)
+    wall = np.where(along, (norm - 1) * np.float32(CANAL_MM[1]), np.inf)
+    return replace(
+        plane,
+        cut=replace(
+            cut,
+            tissues=np.where(tube, np.uint8(Tissue.CANAL), cut.tissues),
+            structures=np.where(tube, np.uint8(0), cut.structures),
+            depth=np.minimum(cut.depth, wall).astype(np.float32),
+        ),
+    )
 
 
 def _fill_canal(codes: Codes, plane: SpinePlane, norm: Floats, spine: Spine) -> None:
     """Put dural sac, cord, epidural fat and veins into the canal, in place."""
     x, y, z = (plane.at[..., axis] for axis in range(3))
     canal = spine.canal
-    within = (norm < 1) & (codes != Tissue.AIR) & (codes != Tissue.METAL)
-    within &= (z > canal.heights[0] - 10) & (z < canal.heights[-1] + 10)
-    codes[(codes == Tissue.CANAL) & ~within] = EPIDURAL_FAT
-    codes[within] = EPIDURAL_FAT
+    within = (codes == Tissue.CANAL) & (norm < 1)
+    codes[codes == Tissue.CANAL] = EPIDURAL_FAT
     across = x - np.interp(z, canal.heights, canal.middles[:, 0])
     behind = y - np.interp(z, canal.heights, canal.middles[:, 1])
     # The venous plexus lies in front, to both sides.
