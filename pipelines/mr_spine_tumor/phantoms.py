@@ -13,6 +13,7 @@ from pydicom import Dataset
 from pipelines.mr_spine_tumor.preprocessing import PIXEL_SPACING
 from pipelines.training.case import Case
 from pipelines.training.phantoms.atlas import load_atlas
+from pipelines.training.phantoms.discs import DiscHeights
 from pipelines.training.phantoms.mr import MrOptions, MrPhantom, mr_phantom
 from pipelines.training.phantoms.mr_dicom import mr_series
 from pipelines.training.phantoms.mr_growths import Choice
@@ -54,7 +55,7 @@ def training_slices(folder: Path | None) -> Draw:
     if folder is None:
         return partial(_training_slice, procedural_spines, 0.0)
     atlas = measure_spine(load_atlas(folder / TRAINING_ATLAS))
-    return partial(_training_slice, atlas_spines(atlas, vary_discs=True), _PROCEDURAL_SHARE)
+    return partial(_training_slice, atlas_spines(atlas, discs=DiscHeights.ANY), _PROCEDURAL_SHARE)
 
 
 def _training_slice(draw: DrawSpine, procedural: float, rng: np.random.Generator) -> Case:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.training.phantoms.discs import Discs, draw_discs, slide
+from pipelines.training.phantoms.discs import DiscHeights, DiscMap, Discs, draw_discs, slide
 
 UP = (0.0, 0.0, 1.0)
 #: Three vertebrae 30 mm apart, from above.
@@ -18,6 +18,10 @@ def discs(*growth: float) -> Discs:
         ups=np.asarray([UP] * 3, np.float32),
         growth=np.asarray(growth, np.float32),
     )
+
+
+def atlas_discs(share: float) -> DiscMap:
+    return DiscMap(middles=MIDDLES, ups=[UP] * 3, shares=[share] * 2)
 
 
 def column(x: float = 0.0, y: float = 0.0) -> np.ndarray:
@@ -56,6 +60,26 @@ def test_arches_and_what_is_far_away_stay_too(place: tuple[float, float]) -> Non
 
 def test_patients_differ_and_the_discs_of_one_are_alike() -> None:
     rng = np.random.default_rng(1)
-    drawn = np.stack([draw_discs(rng, MIDDLES, [UP] * 3).growth for _ in range(200)])
+    drawn = np.stack(
+        [draw_discs(rng, atlas_discs(0.2), DiscHeights.ANY).growth for _ in range(200)]
+    )
     assert np.abs(drawn).max() <= 0.85
     assert drawn.mean(axis=1).std() > 2 * np.abs(drawn[:, 0] - drawn[:, 1]).mean()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5])
+def test_usual_discs_are_as_high_as_patients_whatever_the_atlas_has(share: float) -> None:
+    rng = np.random.default_rng(2)
+    points = column()
+    found = []
+    for _ in range(100):
+        drawn = draw_discs(rng, atlas_discs(share), DiscHeights.USUAL)
+        source = points[:, 2] + slide(drawn, points)
+        found.append((np.abs(source - 45) < 15 * share).sum() * 0.1 / 30)
+    assert np.mean(found) == pytest.approx(0.31, abs=0.03)
+    assert 0.03 < np.std(found) < 0.08
+
+
+def test_a_disc_of_unknown_height_keeps_it() -> None:
+    drawn = draw_discs(np.random.default_rng(3), atlas_discs(0.0), DiscHeights.USUAL)
+    assert not drawn.growth.any()

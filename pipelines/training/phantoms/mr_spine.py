@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import Protocol
 
 import highdicom as hd
@@ -13,6 +14,7 @@ from scipy import ndimage
 from pipelines.training.phantoms import fields
 from pipelines.training.phantoms.anatomical import AtlasBody
 from pipelines.training.phantoms.atlas import Atlas
+from pipelines.training.phantoms.discs import DiscMap
 from pipelines.training.phantoms.patient import Patient
 from pipelines.training.phantoms.tissues import Cut
 
@@ -113,6 +115,7 @@ class SpineAtlas:
     atlas: Atlas
     vertebrae: tuple[Vertebra, ...]
     canal: Canal
+    discs: DiscMap
 
     def pose(self, body: AtlasBody) -> AtlasSpine:
         """Return the spine of a body made of this atlas."""
@@ -132,7 +135,13 @@ def measure_spine(atlas: Atlas) -> SpineAtlas:
     if len(middles) < 3:
         raise ValueError(f"{atlas.name} names no vertebrae")
     canal = _find_canal(atlas, middles)
-    return SpineAtlas(atlas=atlas, vertebrae=_vertebrae(atlas, middles, codes, canal), canal=canal)
+    vertebrae = _vertebrae(atlas, middles, codes, canal)
+    discs = DiscMap(
+        middles=[one.centre for one in vertebrae],
+        ups=[one.up for one in vertebrae],
+        shares=[_disc_share(atlas, *pair) for pair in pairwise(vertebrae)],
+    )
+    return SpineAtlas(atlas=atlas, vertebrae=vertebrae, canal=canal, discs=discs)
 
 
 def _vertebrae(
@@ -173,6 +182,24 @@ def _body(atlas: Atlas, code: int, height: float, canal: Canal) -> tuple[Point, 
     depth = back - float(np.quantile(front, 0.02)) if front.size else 2 * _LEAST_DEPTH_MM
     half = float(np.clip(depth / 2, _LEAST_DEPTH_MM, 22))
     return (x, back - half, height), half
+
+
+def _disc_share(atlas: Atlas, upper: Vertebra, lower: Vertebra) -> float:
+    """Return which share of the way from the middle of a vertebral body to the next is neither; 0 where one is missing.
+
+    The median of some parallel lines.
+    """
+    ends = np.asarray([upper.centre, lower.centre])
+    way = ends[0] + np.linspace(0, 1, 101)[:, None] * (ends[1] - ends[0])
+    found = []
+    for x, y in product((-8.0, 0.0, 8.0), (-6.0, -3.0, 0.0, 3.0, 6.0)):
+        index = np.rint(atlas.bone.map_reference_to_indices(np.add(way, (x, y, 0)))).astype(int)
+        at = tuple(np.clip(index, 0, np.asarray(atlas.bone.shape) - 1).T)
+        bone = np.where(atlas.depth.array[at] > 0, atlas.bone.array[at], 0)
+        above, below = (np.flatnonzero(bone == one.code) for one in (upper, lower))
+        if above.size and below.size:
+            found.append((below[0] - above[-1]) / 100)
+    return max(0.0, float(np.median(found))) if found else 0.0
 
 
 def _find_canal(atlas: Atlas, middles: Mapping[str, Point]) -> Canal:

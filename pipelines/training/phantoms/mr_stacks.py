@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.training.phantoms.deformation import to_atlas
-from pipelines.training.phantoms.discs import draw_discs
+from pipelines.training.phantoms.discs import DiscHeights, draw_discs
 from pipelines.training.phantoms.mr_procedural import procedural_spine
 from pipelines.training.phantoms.mr_spine import AtlasSpine, Point, Spine, SpineAtlas
 from pipelines.training.phantoms.patient import (
@@ -117,12 +117,12 @@ def procedural_spines(rng: np.random.Generator) -> tuple[Spine, Point]:
 
 
 def atlas_spines(
-    atlas: SpineAtlas, levels: tuple[str, ...] = (), *, vary_discs: bool = False
+    atlas: SpineAtlas,
+    levels: tuple[str, ...] = (),
+    *,
+    discs: DiscHeights = DiscHeights.USUAL,
 ) -> DrawSpine:
-    """Return what draws a spine from an atlas, in or near one of the given levels (none: all).
-
-    `vary_discs` draws the heights of its discs as well.
-    """
+    """Return what draws a spine from an atlas, in or near one of the given levels (none: all)."""
     wanted = [one for one in atlas.vertebrae if not levels or one.name in levels]
     names = tuple(one.name for one in wanted)
 
@@ -130,9 +130,7 @@ def atlas_spines(
         patient = draw_spine_patient(rng, names)
         target = wanted[int(rng.integers(len(wanted)))]
         body = pose_atlas(atlas.atlas, patient, rng, target.centre)
-        if vary_discs:
-            middles, ups = zip(*((one.centre, one.up) for one in atlas.vertebrae), strict=True)
-            body = replace(body, discs=draw_discs(rng, middles, ups))
+        body = replace(body, discs=draw_discs(rng, atlas.discs, discs))
         spine: AtlasSpine = atlas.pose(body)
         point = np.zeros(3, np.float32)
         for _ in range(3):  # where in the patient the deformed vertebra has come to lie
