@@ -15,9 +15,15 @@ from pipelines.series import read_series
 from pipelines.training.phantoms.atlas import load_atlas
 from pipelines.training.phantoms.mr import MrOptions, MrPhantom, mr_phantom
 from pipelines.training.phantoms.mr_dicom import write_mr_series
-from pipelines.training.phantoms.mr_growths import Choice
+from pipelines.training.phantoms.mr_growths import Choice, Kind, draw_growths
 from pipelines.training.phantoms.mr_scanner import MrScanner, distort, reconstruct
-from pipelines.training.phantoms.mr_signal import CORD, CSF, draw_mr_look, draw_weighting
+from pipelines.training.phantoms.mr_signal import (
+    CORD,
+    CSF,
+    EPIDURAL_FAT,
+    draw_mr_look,
+    draw_weighting,
+)
 from pipelines.training.phantoms.mr_spine import (
     Canal,
     Spine,
@@ -187,6 +193,21 @@ def test_what_only_looks_like_a_tumour_is_none() -> None:
         made = phantom(seed, options=options)
         assert made.growths
         assert not (made.labels.array == 2).any()
+
+
+def test_tumours_differ_from_what_they_grow_in() -> None:
+    codes = {Kind.EPIDURAL: EPIDURAL_FAT, Kind.INTRADURAL: CORD}
+    apart = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        spine, _ = procedural_spines(rng)
+        look = draw_mr_look(rng, spine.patient, draw_weighting(rng))
+        choice = Choice(fewest=3, tumours=3, look_alikes=0, veins=0.0)
+        for growth in draw_growths(rng, spine, look, choice=choice):
+            around = look.signal[codes.get(growth.kind, Tissue.SPINE)]
+            apart.append(abs(growth.signal / around - 1))
+    assert len(apart) == 120
+    assert np.mean(np.asarray(apart) >= 0.25) > 0.97
 
 
 def test_each_tumour_has_its_number() -> None:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from pipelines.training.phantoms import fields
 from pipelines.training.phantoms.fields import SmoothField
-from pipelines.training.phantoms.mr_signal import MrLook, Substance, Weighting, draw_signal
+from pipelines.training.phantoms.mr_signal import (
+    CORD,
+    EPIDURAL_FAT,
+    MrLook,
+    Substance,
+    Weighting,
+    draw_signal,
+)
 from pipelines.training.phantoms.mr_spine import CANAL_MM, Canal, Spine, SpinePlane, Vertebra
 from pipelines.training.phantoms.tissues import FIRST_BONE, Cut, Tissue
 
@@ -49,6 +56,8 @@ _SUBSTANCES = {
     Kind.FATTY: Substance(t1=(900, 1200), t2=(40, 60), protons=(0.8, 0.95), fat=(0.7, 0.9)),
     Kind.VEIN: Substance(t1=(1500, 1900), t2=(60, 120), protons=(0.7, 0.9), uptake=(0.2, 0.9)),
 }
+#: By which share a tumour's signal differs from that of what it grows in: what no reader sees, nobody labels.
+_SEEN, _TRIES = 0.25, 20
 _SOLID_MM = 1.2  # over which a tumour's edge fades into marrow
 
 
@@ -109,7 +118,7 @@ def draw_growths(
     vertebrae = [one for one in spine.vertebrae if near(one)]
     if not vertebrae:
         return ()
-    host = _Host(canal=spine.canal, weighting=look.weighting)
+    host = _Host(canal=spine.canal, look=look)
     made = []
     for vertebra in vertebrae:
         if rng.random() < choice.veins:
@@ -177,14 +186,23 @@ class _Host:
     """In whom, and how it is imaged."""
 
     canal: Canal
-    weighting: Weighting
+    look: MrLook
+
+    def around(self, kind: Kind) -> float:
+        """Return the signal of what a tumour grows in."""
+        codes = {Kind.EPIDURAL: EPIDURAL_FAT, Kind.INTRADURAL: CORD}
+        return float(self.look.signal[codes.get(kind, Tissue.SPINE)])
 
 
 def _growth(
     rng: np.random.Generator, what: tuple[Kind, int], vertebra: Vertebra, host: _Host
 ) -> Growth:
     kind, number = what
-    substance = _TUMOUR if kind in TUMOURS else _SUBSTANCES[kind]
+    weighting = host.look.weighting
+    if kind in TUMOURS:
+        signal = _tumour_signal(rng, weighting, host.around(kind))
+    else:
+        signal = draw_signal(rng, _SUBSTANCES[kind], weighting)
     centre, radii = _place(rng, kind, vertebra, host.canal)
     dead = kind in TUMOURS and min(radii) > 6 and rng.random() < 0.2
     return Growth(
@@ -193,12 +211,22 @@ def _growth(
         code=vertebra.code,
         centre=centre,
         radii=radii,
-        signal=draw_signal(rng, substance, host.weighting),
-        core=draw_signal(rng, _NECROSIS, host.weighting) if dead else None,
+        signal=signal,
+        core=draw_signal(rng, _NECROSIS, weighting) if dead else None,
         roughness=0.06 if kind is Kind.INTRADURAL else float(rng.uniform(0.08, 0.22)),
         beyond=kind in (Kind.BODY, Kind.ARCH) and rng.random() < 0.3,
         texture=fields.draw_field(rng, float(rng.uniform(5, 9)), size=12),
     )
+
+
+def _tumour_signal(rng: np.random.Generator, weighting: Weighting, around: float) -> float:
+    """Draw the signal of a tumour that is seen; where none is, the one of some that is seen best."""
+    drawn: list[float] = []
+    while len(drawn) < _TRIES:
+        drawn.append(draw_signal(rng, _TUMOUR, weighting))
+        if abs(drawn[-1] - around) >= _SEEN * around:
+            return drawn[-1]
+    return max(drawn, key=lambda signal: abs(signal - around))
 
 
 def _place(
