@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -41,10 +42,10 @@ from pipelines.networks.plain_unet import PlainUNet, inflate
 from pipelines.training.assess import assess, summaries_of
 from pipelines.training.case import Case, Found
 from pipelines.training.export import export_weights
-from pipelines.training.phantoms.patient import draw_patient
+from pipelines.training.phantoms.patient import Patient, draw_patient
 from pipelines.training.phantoms.procedural import procedural_body
 from pipelines.training.phantoms.render import ImagedRegion, grid_of, image_body
-from pipelines.training.phantoms.tissues import Phantom, structure_of
+from pipelines.training.phantoms.tissues import Cut, Phantom, Tissue, structure_of
 from pipelines.training.phantoms.wasting import MuscleState, WastedBody, draw_states
 
 PLAN = trunks.PLAN
@@ -299,6 +300,41 @@ def test_atrophy_leaves_a_smaller_muscle_in_fat() -> None:
         structure_of(healthy, "psoas_major_right").array,
         structure_of(wasted, "psoas_major_right").array,
     )
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A body that is one uneven sheet of latissimus, 2 to 8 mm thick, in fat."""
+
+    patient: Patient
+    names: Mapping[int, str] = field(default_factory=lambda: {1: "latissimus_dorsi_left"})
+    middle: tuple[float, float] = (0.0, 0.0)
+
+    def cut(self, geometry: hd.VolumeGeometry, index: float) -> Cut:
+        rows, columns = np.indices(geometry.spatial_shape[1:])
+        half = 1 + 3 * np.sin(columns / 16) ** 4
+        muscle = np.abs(rows - rows.max() / 2) * float(geometry.spacing[1]) < half
+        nothing = np.zeros(muscle.shape, np.float32)
+        return Cut(
+            tissues=np.where(muscle, Tissue.MUSCLE, Tissue.FAT).astype(np.uint8),
+            structures=muscle.astype(np.uint8),
+            depth=nothing - 50,
+            cortex=nothing,
+            mineral=nothing,
+        )
+
+
+def test_a_wasted_sheet_does_not_fall_to_scraps() -> None:
+    sheet = Sheet(patient=draw_patient(np.random.default_rng(1)))
+    states = (MuscleState(muscle="latissimus_dorsi_left", loss_mm=4.0),)
+    grid = hd.VolumeGeometry(
+        np.diag([5.0, 0.8, 0.8, 1.0]), (1, 64, 256), coordinate_system="PATIENT"
+    )
+    before, after = (
+        body.cut(grid, 0).structures == 1 for body in (sheet, WastedBody(body=sheet, states=states))
+    )
+    assert 0.4 < after.sum() / before.sum() < 0.6
+    assert not (after & ~before).any()
 
 
 def test_states_are_drawn_for_every_muscle_and_the_old_are_worse() -> None:
