@@ -241,6 +241,8 @@ def test_upsampling_keeps_linear_functions() -> None:
         ("femur_right", Tissue.LONG_BONE),
         ("hip_bone_left", Tissue.FLAT_BONE),
         ("right_renal_pelvis", Tissue.URINE),
+        ("urinary_bladder", Tissue.URINE),
+        ("gallbladder", Tissue.SOFT),
         ("Pelvis", Tissue.FLAT_BONE),
         ("quadratus_lumborum_left", Tissue.MUSCLE),
         ("right_psoas_muscle", Tissue.MUSCLE),
