@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-#: Counts below this share of the brightest are no patient.
-_LOWEST_SHARE = 0.05
-_BRIGHTEST_PERCENTILE = 99.5
+#: Counts below this share of what is bright are no patient. Kidneys and bladder, less than a tenth of an image, do not
+#: decide what is typical: slices with them have to look like those without.
+_LOWEST_SHARE = 0.2
+_BRIGHT_PERCENTILE = 90
 _LOWEST_HU, _HIGHEST_HU = -250.0, 1250.0
 _CENTRE_HU, _SCALE_HU = 200.0, 400.0
 
@@ -29,8 +30,8 @@ def typical_counts(counts: NDArray[Any]) -> float:
     float
         Above zero, also where nothing was counted.
     """
-    brightest = float(np.percentile(counts, _BRIGHTEST_PERCENTILE))
-    inside = counts[counts > _LOWEST_SHARE * brightest]
+    bright = float(np.percentile(counts, _BRIGHT_PERCENTILE))
+    inside = counts[counts > _LOWEST_SHARE * bright]
     return max(float(np.median(inside)), 1e-6) if inside.size else 1.0
 
 

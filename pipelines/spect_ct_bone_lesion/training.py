@@ -39,7 +39,8 @@ from pipelines.training.recipe import Draw, Loss, Recipe, Sample, Widths
 
 #: Rows and columns of a sample, pixels: a whole trunk from side to side.
 SIZE = (128, 192)
-_LESION_SHARE = 0.8
+#: How often a sample shows a lesion; patients have more slices without.
+_LESION_SHARE = 0.5
 _METASTASIS, _BENIGN = 1, 2
 #: Slices of a crop of own data.
 _SLAB = 6

@@ -402,6 +402,14 @@ def test_counts_are_relative_to_the_patients_own() -> None:
     assert typical_counts(np.zeros((3, 4, 4))) == 1.0
 
 
+def test_a_full_bladder_does_not_decide_what_is_typical() -> None:
+    counts = _spect(lesions=False).array.astype(np.float32)
+    bladder = counts.copy()
+    bladder[:, 18:32, 20:34] = 60 * FLESH
+    assert (bladder != counts).mean() > 0.05
+    assert typical_counts(bladder) == pytest.approx(typical_counts(counts), rel=0.05)
+
+
 def test_a_partner_comes_onto_the_grid_by_geometry() -> None:
     """What is dense in CT lies where SPECT is warm, whatever the order of its axes."""
     grid = grids.to_network(_spect("HAL"))
