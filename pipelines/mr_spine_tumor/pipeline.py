@@ -89,7 +89,12 @@ def run(
         fat_suppressed=bool(parameters["fat_suppressed"]),
     )
     check_series(volume)
-    found = segment_spine(model.network, volume, float(parameters["smallest_tumour_ml"]))
+    found = segment_spine(
+        model.network,
+        volume,
+        float(parameters["smallest_tumour_ml"]),
+        mirror=bool(parameters["mirror"]),
+    )
     if not found.array.any():
         raise Refused("No vertebra was found in the series.", code="no-spine")
     numbers, count = number_tumours(found)

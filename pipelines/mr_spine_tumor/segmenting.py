@@ -29,7 +29,9 @@ _SMALLEST_PIECE_ML = 0.3
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 
-def segment_spine(network: Network, volume: Volume, smallest_ml: float) -> Volume:
+def segment_spine(
+    network: Network, volume: Volume, smallest_ml: float, *, mirror: bool = True
+) -> Volume:
     """Return where vertebrae and tumours are.
 
     Parameters
@@ -40,6 +42,8 @@ def segment_spine(network: Network, volume: Volume, smallest_ml: float) -> Volum
         MR values, axes (slice, row, column), affine LPS in mm; slices in any direction and order.
     smallest_ml
         What is smaller is no tumour.
+    mirror
+        Average with what the mirrored slices say: twice the time.
 
     Returns
     -------
@@ -50,7 +54,7 @@ def segment_spine(network: Network, volume: Volume, smallest_ml: float) -> Volum
     slices, rows, columns = turned.shape
     # Every fourth row and column is enough for a percentile.
     prepare = partial(normalise, bright=reference(turned.array[:, ::4, ::4]))
-    how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE, padding=NOTHING)
+    how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE, padding=NOTHING, mirror=mirror)
     whole = Box(slices=(0, slices), rows=(0, rows), columns=(0, columns))
     found = segment_slices(network, turned, prepare, whole, how)
     return put_back(_without_specks(found, smallest_ml), volume)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import highdicom as hd
 import numpy as np
 import pytest
+import torch
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from spines import BALLS, MANIFEST, PARAMETERS, grid, model_that_sees_brightness, scene, source
@@ -222,6 +224,22 @@ def test_what_is_smaller_than_the_parameter_is_no_tumour(model: TumourModel) -> 
     # It was inside of a vertebra, and is that now.
     index = np.rint(series.volume.map_reference_to_indices(np.array([BALLS[0][0]]))[0]).astype(int)
     assert fewer.label_map.array[tuple(index)] == 1
+
+
+def test_mirrored_slices_are_looked_at_too_unless_not_wanted(model: TumourModel) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watched(image: torch.Tensor) -> torch.Tensor:
+        seen.append(image)
+        return model.network.infer(image)
+
+    watching = replace(model, network=replace(model.network, infer=watched))
+    series = source(scene(grid()))
+    analyse(watching, series, mirror=False)
+    once = len(seen)
+    analyse(watching, series)
+    assert len(seen) == 3 * once
+    assert torch.equal(seen[once + 1], seen[once].flip(-1))
 
 
 def test_a_tumour_cut_by_the_field_of_view_is_said(model: TumourModel) -> None:
