@@ -23,8 +23,9 @@ from pipelines.spect_ct_bone_lesion.preprocessing import (
 
 Floats = NDArray[np.float32]
 
-#: A voxel from this probability of any lesion on is one.
-THRESHOLD = 0.5
+#: A voxel from this probability of any lesion on is one: training counts lesions three times, which makes odds of three
+#: even.
+THRESHOLD = 0.75
 #: Smaller ones are noise, mL.
 _SMALLEST_ML = 0.25
 _BATCH = 4

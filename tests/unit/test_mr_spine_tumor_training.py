@@ -19,6 +19,7 @@ from pipelines.mr_spine_tumor.segmenting import TUMOUR, VERTEBRAE, number_tumour
 from pipelines.mr_spine_tumor.training import (
     RECIPE,
     SAMPLE,
+    calibrate,
     crop,
     dice_and_cross_entropy,
     prepare,
@@ -30,6 +31,20 @@ from pipelines.training.case import Case
 def logits_of(truth: torch.Tensor) -> torch.Tensor:
     classes = nn.functional.one_hot(truth[:, 0].long(), 3).movedim(-1, 1)
     return classes.float() * 20 - 10
+
+
+def test_tumours_are_as_rare_as_in_patients_in_the_end() -> None:
+    network = RECIPE.make_network(()).eval()
+    image = torch.randn(1, 1, 128, 128)
+    with torch.no_grad():
+        before = network(image)
+        calibrate(network)
+        lowered = before - network(image)
+    assert float(lowered[:, TUMOUR].min()) > 2
+    assert float(lowered[:, :TUMOUR].abs().max()) < 1e-4
+    assert RECIPE.finish is calibrate
+    with pytest.raises(TypeError, match="Penn2d"):
+        calibrate(nn.Conv2d(1, 3, 1))
 
 
 def test_the_loss_is_small_where_all_is_right_and_misses_of_tumours_count_most() -> None:
