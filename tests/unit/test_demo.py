@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nodes import PIPELINES
+from pydicom import Dataset
 
 from node import demo
 from node.cli.local import choose_inputs, find_series
@@ -25,6 +26,27 @@ def test_the_site_s_settings_are_the_demo_s_too(tmp_path: Path) -> None:
     base = Config.model_validate({"pipelines": {"settings": settings}})
     made = demo._configure(tmp_path, base)
     assert made.pipelines.settings == base.pipelines.settings
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "number"),
+    [
+        ("mr_spine_tumor", "Vertebrae", 1),
+        ("mr_spine_tumor", "Tumour 2", 2),
+        ("spect_ct_bone_lesion", "Benign bone lesion 3", 2),
+        ("qct_femur", "Right proximal femur", 2),
+    ],
+)
+def test_a_segment_that_came_back_is_drawn_as_what_it_is(
+    name: str, label: str, number: int
+) -> None:
+    manifest = entry_of(name).manifest
+    spec = manifest.segments[number - 1]
+    kind = Dataset()
+    kind.CodeValue, kind.CodingSchemeDesignator = spec.type.value, spec.type.scheme
+    item = Dataset()
+    item.SegmentLabel, item.SegmentedPropertyTypeCodeSequence = label, [kind]
+    assert demo._spec_of(item, manifest) == spec
 
 
 def entry_of(name: str) -> PipelineEntry:
