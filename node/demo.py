@@ -19,7 +19,7 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
 from migrations.commands import upgrade
@@ -30,7 +30,7 @@ from node.scp import Scp
 from node.scu import Outcome, send_paths
 from node.service import Service
 from pipelines.evidence.overlay import overlay_picture
-from pipelines.manifest import Manifest
+from pipelines.manifest import Manifest, SegmentSpec
 from pipelines.registry import PipelineEntry, find_pipelines
 from pipelines.result import AnalysisResult, Segment
 from pipelines.series import read_series
@@ -340,7 +340,6 @@ def _draw(
     seg = hd.seg.segread(segs[0])
     source = read_series(_files_of(str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID), files))
     found = seg.get_volume(combine_segments=True, allow_missing_positions=True)
-    by_label = {spec.label: spec for spec in manifest.segments}
     result = AnalysisResult(
         role=next(iter(manifest.inputs)),
         # The SEG has the slices where something is; the picture wants all.
@@ -348,7 +347,7 @@ def _draw(
         segments=tuple(
             Segment(
                 number=int(item.SegmentNumber),
-                spec=by_label.get(item.SegmentLabel, manifest.segments[0]),
+                spec=_spec_of(item, manifest),
                 label=item.SegmentLabel,
             )
             for item in seg.SegmentSequence
@@ -356,6 +355,18 @@ def _draw(
     )
     overlay_picture(source, result, picture)
     return picture
+
+
+def _spec_of(item: Dataset, manifest: Manifest) -> SegmentSpec:
+    """What the manifest says of an item of Segment Sequence: by label, or by property type for one of many alike."""
+    (kind,) = item.SegmentedPropertyTypeCodeSequence
+    labelled = [spec for spec in manifest.segments if spec.label == item.SegmentLabel]
+    alike = [
+        spec
+        for spec in manifest.segments
+        if (spec.type.value, spec.type.scheme) == (kind.CodeValue, kind.CodingSchemeDesignator)
+    ]
+    return (*labelled, *alike, *manifest.segments)[0]
 
 
 def _files_of(series_instance_uid: str, paths: Sequence[Path]) -> list[Path]:

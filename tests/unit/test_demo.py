@@ -34,7 +34,7 @@ def test_the_site_s_settings_are_the_demo_s_too(tmp_path: Path) -> None:
         ("mr_spine_tumor", "Vertebrae", 1),
         ("mr_spine_tumor", "Tumour 2", 2),
         ("spect_ct_bone_lesion", "Benign bone lesion 3", 2),
-        ("qct_femur", "Right proximal femur", 2),
+        ("qct_femur", "Proximal femur, right", 2),
     ],
 )
 def test_a_segment_that_came_back_is_drawn_as_what_it_is(
