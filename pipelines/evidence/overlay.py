@@ -37,9 +37,9 @@ def overlay_figure(
     *,
     size: tuple[float, float] = (13.5, 10.0),
     legend: bool = True,
-    own_planes: bool = False,
 ) -> Figure:
-    """Axial, coronal and sagittal views with the segments in their colours: four of one plane, one of each other.
+    """Axial, coronal and sagittal views with the segments in their colours: four of the series' own plane, one of each
+    other.
 
     Views lie in the axes of the volume that are nearest to the patient's: a double-angulated series is shown on its
     own planes, not resampled. Left in a view is what its letters say.
@@ -54,8 +54,6 @@ def overlay_figure(
         Width and height in inches.
     legend
         Whether segments and volumes are listed below the views.
-    own_planes
-        Whether the four are of the plane in which the series was taken, and not axial.
     """
     # Increasing indices go to Feet, Posterior, Left: the way radiologists look at images.
     images, labels = (
@@ -69,7 +67,7 @@ def overlay_figure(
     grid = figure.add_gridspec(
         2, 3, left=0.02, right=0.98, top=top, bottom=bottom, wspace=0.06, hspace=0.1
     )
-    main = _AXES[source.volume.get_closest_patient_orientation()[0].value] if own_planes else 0
+    main = _AXES[source.volume.get_closest_patient_orientation()[0].value]
     spots = [grid[row, column] for row in (0, 1) for column in (0, 1)]
     for spot, index in zip(spots, _quarter_indices(labels.array, main), strict=False):
         _draw(figure.add_subplot(spot), images, labels, (main, index), style)

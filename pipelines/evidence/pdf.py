@@ -77,9 +77,7 @@ def write_pdf(request: EvidenceRequest) -> bytes:
 
 def _views(request: EvidenceRequest) -> Figure:
     """The overlay without its legend: the table has the colours and the numbers."""
-    return overlay_figure(
-        request.source, request.result, size=_PICTURE, legend=False, own_planes=True
-    )
+    return overlay_figure(request.source, request.result, size=_PICTURE, legend=False)
 
 
 def _picture(writer: Writer, drawing: Figure) -> None:

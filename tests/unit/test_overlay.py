@@ -44,18 +44,21 @@ def test_left_anterior_superior_is_drawn_there(tmp_path: Path, orientation: str)
     _, magenta = _draw(source, result, tmp_path / "overlay.png")
 
     rows, columns = magenta.shape
-    # Cells of the layout: axial views left, coronal top right, sagittal bottom right.
+    # Cells of the layout: views of the own plane left, of the others top right and bottom right.
     top, bottom = (
         slice(int(rows * 0.08), int(rows * 0.49)),
         slice(int(rows * 0.49), int(rows * 0.9)),
     )
-    axial = magenta[top, : columns // 3]
-    coronal, sagittal = magenta[top, 2 * columns // 3 :], magenta[bottom, 2 * columns // 3 :]
-    for view, right, up in ((axial, True, True), (coronal, True, True), (sagittal, False, True)):
-        assert view.any()
+    left, right = slice(columns // 3), slice(2 * columns // 3, None)
+    cells = (magenta[top, left], magenta[top, right], magenta[bottom, right])
+    titles = [axes.get_title().partition(",")[0] for axes in overlay_figure(source, result).axes]
+    shown = dict(zip([titles[0], *titles[-2:]], cells, strict=True))
+    assert shown.keys() == {"axial", "coronal", "sagittal"}
+    for plane, view in shown.items():
         found_rows, found_columns = np.nonzero(view)
-        assert (found_columns.mean() > view.shape[1] / 2) == right
-        assert (found_rows.mean() < view.shape[0] / 2) == up
+        # The front is left in sagittal views, up in axial ones.
+        assert (found_columns.mean() > view.shape[1] / 2) == (plane != "sagittal")
+        assert found_rows.mean() < view.shape[0] / 2
 
 
 def test_an_empty_result_is_drawn_too(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_four_views_are_of_the_series_own_plane(
     """A thick sagittal stack says nothing in axial planes."""
     source = read_series(volumes.write_series(tmp_path, orientation=orientation))
     result = volumes.make_result(source, (volumes.make_spec(1), volumes.make_spec(2)))
-    figure = overlay_figure(source, result, own_planes=True, legend=False)
+    figure = overlay_figure(source, result, legend=False)
     names = [axes.get_title().partition(",")[0] for axes in figure.axes]
     assert names[:4] == [main] * 4
     assert sorted(names) == sorted([*[main] * 3, "axial", "coronal", "sagittal"])
