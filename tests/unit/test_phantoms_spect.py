@@ -116,13 +116,60 @@ def test_bone_holds_more_than_flesh_and_the_bladder_most() -> None:
 
 
 def test_metastases_light_up(made: SpectCt) -> None:
-    hot = [one for one in made.lesions if one.uptake > 12]
+    hot = [one for one in made.lesions if one.label == MALIGNANT and one.uptake > 4]
     assert hot
     typical = np.median(made.spect.array[made.spect.array > 0])
     for one in hot:
         at = np.rint(made.spect.map_reference_to_indices(np.array([one.centre]))[0]).astype(int)
         near = tuple(slice(max(0, i - 2), i + 3) for i in at)
         assert made.spect.array[near].max() > 2 * typical
+
+
+@pytest.fixture(scope="module")
+def lumbar() -> list[SpectCt]:
+    """Lumbar spines with many lesions, CT on SPECT's grid."""
+    grid = _grid((34, 60, 84), 4.42)
+    options = SpectCtOptions(
+        spect=grid, ct=Grid(geometry=grid, thickness_mm=4.42), metastases=6, benign=6
+    )
+    made = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        body = procedural_body(plain_patient(draw_patient(rng, contrast=None)), rng)
+        made.append(spect_ct_phantom(body, options, rng))
+    return made
+
+
+def test_lesions_hold_what_patients_do(lumbar: list[SpectCt]) -> None:
+    """Maxima over those of healthy vertebrae: 5.2 (SD 4.3) and 2.1 (SD 0.9).
+
+    SUVmax 40.9 and 16.7 against 7.6 to 8.1: Kuji et al., Eur J Hybrid Imaging 2017;1:2.
+    """
+    ratios: dict[int, list[float]] = {MALIGNANT: [], BENIGN: []}
+    for study in lumbar:
+        counts, labels = study.spect.array, study.labels.array
+        healthy = ndimage.distance_transform_edt(labels == 0) * 4.42 > 15
+        spine = (study.ct.tissues.array == Tissue.SPINE) & healthy
+        usual = np.median(
+            [counts[k][spine[k]].max() for k in range(len(counts)) if spine[k].sum() > 20]
+        )
+        dark = {LesionKind.ISLAND, LesionKind.TREATED}
+        for one in (lesion for lesion in study.lesions if lesion.kind not in dark):
+            where = np.argwhere(labels == one.label)
+            offset = study.labels.map_indices_to_reference(where) - np.asarray(one.centre)
+            inside = where[np.linalg.norm(offset @ one.axes.T, axis=1) < 1]
+            ratios[one.label].append(counts[tuple(inside.T)].max(initial=0) / usual)
+    assert 3.8 < np.mean(ratios[MALIGNANT]) < 6.6
+    assert 1.6 < np.mean(ratios[BENIGN]) < 2.6
+
+
+def test_no_lesion_is_a_sliver(lumbar: list[SpectCt]) -> None:
+    """What nobody would draw is no truth: a voxel of the rib beside a lesion of a vertebra."""
+    for study in lumbar:
+        for labels in (study.labels, study.ct_labels):
+            parts, count = ndimage.label(labels.array > 0, np.ones((3, 3, 3)))
+            assert count
+            assert np.bincount(parts.ravel())[1:].min() * 4.42**3 / 1000 > 0.25
 
 
 @pytest.mark.parametrize(
