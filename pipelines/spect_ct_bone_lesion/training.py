@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import highdicom as hd
 import numpy as np
 import torch
 from monai.losses.dice import DiceCELoss
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import nn
 
 from pipelines.errors import TrainingError
@@ -127,13 +129,18 @@ def prepare(case: Case, rng: np.random.Generator) -> Sample:
     spect = normalise_spect(case.image.array[index].astype(np.float32), typical)
     hounsfield = case.partners["ct"].array[index].astype(np.float32)
     hounsfield = hounsfield * float(rng.uniform(0.93, 1.07)) + float(rng.normal(0, 12))
-    layers = [spect, normalise_ct(hounsfield), case.labels.array[index].astype(np.float32)]
-    rows, columns = (
-        _draw_span(length, wanted, rng)
-        for length, wanted in zip(layers[0].shape, SIZE, strict=True)
+    ct, truth = normalise_ct(hounsfield), case.labels.array[index].astype(np.float32)
+    # Each with the order of its interpolation, and what is outside.
+    layers: tuple[tuple[NDArray[np.float32], Literal[0, 1], float], ...] = (
+        (spect, 1, float(spect.min())),
+        (ct, 1, float(ct.min())),
+        (truth, 0, 0.0),
     )
-    outside = (float(spect.min()), float(layers[1].min()), 0.0)
-    cut = [_cut(layer, rows, columns, value) for layer, value in zip(layers, outside, strict=True)]
+    turn, offset = _draw_view(spect.shape, rng)
+    cut = [
+        ndimage.affine_transform(layer, turn, offset, SIZE, order=order, cval=outside)
+        for layer, order, outside in layers
+    ]
     if rng.random() < 0.5:
         cut = [np.flip(layer, 1) for layer in cut]
     ready = np.ascontiguousarray(np.stack(cut), np.float32)
@@ -148,25 +155,17 @@ def _draw_index(labels: NDArray[np.uint8], rng: np.random.Generator) -> int:
     return int(rng.integers(labels.shape[0]))
 
 
-def _draw_span(length: int, wanted: int, rng: np.random.Generator) -> int:
-    """First row or column of a window about the middle; negative where it begins outside."""
-    room = abs(length - wanted) / 2
-    return round((length - wanted) / 2 + float(rng.uniform(-1, 1)) * max(room, 8))
-
-
-def _cut(
-    layer: NDArray[np.float32], first_row: int, first_column: int, outside: float
-) -> NDArray[np.float32]:
-    made = np.full(SIZE, outside, np.float32)
-    start = np.maximum([first_row, first_column], 0)
-    stop = np.minimum(np.add([first_row, first_column], SIZE), layer.shape)
-    if (stop > start).all():
-        to = tuple(
-            slice(a - first, b - first)
-            for a, b, first in zip(start, stop, (first_row, first_column), strict=True)
-        )
-        made[to] = layer[start[0] : stop[0], start[1] : stop[1]]
-    return made
+def _draw_view(
+    shape: tuple[int, ...], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Matrix and offset of a window about the middle of a slice; half of the slices are turned and scaled a little."""
+    angle, size = rng.normal(0, 0.1), float(np.exp(rng.normal(0, 0.1)))
+    if rng.random() < 0.5:  # as it is: to interpolate is to smooth, which patients' slices are not
+        angle, size = 0.0, 1.0
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / size
+    room = np.maximum(np.abs(np.subtract(shape, SIZE)) / 2, 8)
+    middle = (np.asarray(shape) - 1) / 2 + rng.uniform(-1, 1, 2) * room
+    return turn, np.rint(middle - turn @ ((np.asarray(SIZE) - 1) / 2))
 
 
 def segment(network: nn.Module, image: hd.Volume, variant: str) -> hd.Volume:

@@ -34,6 +34,8 @@ from pipelines.training.phantoms.tissues import FIRST_BONE, Body, Phantom, Tissu
 _MU = 0.0154
 #: Planes beyond those asked for, of which blur brings something in.
 _MARGIN = 4
+#: Smaller pieces of truth, mL, are none: nobody would draw them.
+_SMALLEST_ML = 0.25
 _FWHM = 2.3548  # full widths at half maximum in a standard deviation
 
 
@@ -112,14 +114,15 @@ def spect_ct_phantom(body: Body, options: SpectCtOptions, rng: np.random.Generat
     held, labels = _held(body, anatomy, lesions, rng)
     image = camera_image(held, anatomy, draw_camera(rng), rng)[inside]
     spect = _volume(image, options.spect)
+    truth = spect.with_array(np.ascontiguousarray(labels[inside]))
     ct = image_body(
         LesionedBody(body=body, lesions=lesions), options.ct, rng, scanner=_low_dose(rng)
     )
     return SpectCt(
         spect=spect,
-        labels=spect.with_array(np.ascontiguousarray(labels[inside])),
+        labels=_without_specks(truth),
         ct=ct,
-        ct_labels=_truth(ct, lesions),
+        ct_labels=_without_specks(_truth(ct, lesions)),
         lesions=lesions,
     )
 
@@ -216,6 +219,12 @@ def _truth(ct: Phantom, lesions: tuple[BoneLesion, ...]) -> hd.Volume:
     for index, plane in enumerate(bone):
         labels[index] = labels_of(lesions_in(lesions, ct.image.get_geometry(), index), plane)
     return ct.image.with_array(labels)
+
+
+def _without_specks(labels: hd.Volume) -> hd.Volume:
+    parts, _ = ndimage.label(labels.array, np.ones((3, 3, 3)))
+    few = np.bincount(parts.ravel()) * float(labels.voxel_volume) < _SMALLEST_ML * 1000
+    return labels.with_array(np.where(few[parts], np.uint8(0), labels.array))
 
 
 def _low_dose(rng: np.random.Generator) -> Scanner:

@@ -62,7 +62,7 @@ def draw_uptake(rng: np.random.Generator) -> Uptake:
     mean[FIRST_BONE:] *= np.exp(rng.normal(0, 0.2))
     return Uptake(
         mean=mean,
-        joints=rng.uniform(0.15, 0.9),
+        joints=rng.uniform(0.05, 0.45),
         variation=rng.uniform(0.06, 0.2),
         slow=fields.draw_field(rng, 25.0),
     )
@@ -102,7 +102,7 @@ def activity(
         inside = np.clip(plane.height / pixel + 0.5, 0, 1) * np.maximum(
             share[plane.box], bone[plane.box] * np.float32(0.6)
         )
-        taken = plane.lesion.uptake * _within(plane)
+        taken = plane.lesion.uptake * healthy[plane.box] * _within(plane)
         held[plane.box] = held[plane.box] * (1 - inside) + taken * inside
     return np.asarray(held, np.float32)
 
