@@ -28,3 +28,20 @@ def test_the_index_is_filled_and_asked(empty_database_url: str, tmp_path: Path) 
     assert {one["database"] for one in figures} == {"sqlite", "postgresql"}
     assert len({one["question"] for one in figures}) * 2 == len(figures) == 30
     assert all(0 < one["p50_ms"] <= one["p95_ms"] for one in figures)
+
+
+def test_sparse_and_full_labels_are_compared() -> None:
+    weights = str(ROOT / "pipelines" / "ct_trunk_muscle" / "weights.safetensors")
+    command = [sys.executable, str(ROOT / "benchmarks" / "sparse_labels.py"), "--phantoms", "1"]
+    done = subprocess.run(
+        [*command, "--sparse", weights, "--full", weights],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        cwd=ROOT,
+    )
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()]
+    (sparse, full) = next(row[2:] for row in rows if row[0] == "all structures")
+    # The same weights on both sides.
+    assert 0 < float(sparse) == float(full) <= 1
