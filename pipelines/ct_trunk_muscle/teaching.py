@@ -27,6 +27,11 @@ _SURE = 0.6
 #: Nor does it speak this far, mm, from slices that were labelled, or between two that lie further apart than twice it.
 _NEAR_MM = 25.0
 _SLICES_AT_ONCE = 8
+#: How often a sample is warped, and how, standard deviations: angle, logarithm of the scales of rows and columns, mm by
+#: which it is moved, and by which each of some control points is.
+_WARPED_SHARE = 0.7
+_TURNED, _SCALED, _MOVED_MM, _BENT_MM = 0.1, 0.1, 12.0, 6.0
+_CONTROL_POINTS = (6, 8)
 _SMOOTH = 1e-5
 
 
@@ -155,8 +160,11 @@ def to_sample(
     """
     shape = patch if len(patch) == 3 else (1, *patch)
     window = _place(case.labels.array, shape, rng)
-    image = _cut(case.image.array.astype(np.float32), window, shape, -1000.0)
-    labels = _cut(case.labels.array, window, shape, UNKNOWN)
+    if rng.random() < _WARPED_SHARE:
+        image, labels = _warped(case, window, shape, rng)
+    else:
+        image = _cut(case.image.array.astype(np.float32), window, shape, -1000.0)
+        labels = _cut(case.labels.array, window, shape, UNKNOWN)
     if len(patch) == 3 and rng.random() < 0.4:
         image = _thicken(image, rng)
     # Scanners differ: in slope, offset and noise.
@@ -199,6 +207,36 @@ def _cut(
         target.append(slice(low - start, high - start))
     made[tuple(target)] = array[tuple(source)]
     return made
+
+
+def _warped(
+    case: Case, first: tuple[int, ...], shape: tuple[int, ...], rng: np.random.Generator
+) -> tuple[Floats, Codes]:
+    """Cut a patch whose slices are moved, turned, scaled and bent, all alike: bodies differ more than label maps do."""
+    middle = np.array([start + (side - 1) / 2 for start, side in zip(first, shape, strict=True)])
+    pixel = float(case.image.spacing[1])
+    across = np.indices(shape[1:], np.float32)
+    across -= (np.array(shape[1:]) - 1)[:, None, None] / np.float32(2)
+    angle, size = rng.normal(0, _TURNED), np.exp(rng.normal(0, _SCALED, 2))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * size
+    at = (
+        np.tensordot(turn, across, 1)
+        + (middle[1:] + rng.normal(0, _MOVED_MM / pixel, 2))[:, None, None]
+    )
+    for axis in (0, 1):
+        bend = rng.normal(0, _BENT_MM / pixel, _CONTROL_POINTS)
+        steps = [
+            np.linspace(0, n - 1, side) for n, side in zip(_CONTROL_POINTS, shape[1:], strict=True)
+        ]
+        at[axis] += ndimage.map_coordinates(
+            bend, np.meshgrid(*steps, indexing="ij"), order=3, mode="nearest"
+        )
+    slabs = (first[0], 0, 0), (shape[0], *case.labels.spatial_shape[1:])
+    source = _cut(case.image.array.astype(np.float32), *slabs, -1000.0)
+    truth = _cut(case.labels.array, *slabs, UNKNOWN)
+    image = [ndimage.map_coordinates(plane, at, order=1, cval=-1000.0) for plane in source]
+    labels = [ndimage.map_coordinates(plane, at, order=0, cval=UNKNOWN) for plane in truth]
+    return np.stack(image), np.stack(labels)
 
 
 def _thicken(image: Floats, rng: np.random.Generator) -> Floats:

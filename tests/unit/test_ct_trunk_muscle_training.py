@@ -373,6 +373,30 @@ def test_a_sample_is_as_large_as_the_patch_and_a_mirror_swaps_the_sides() -> Non
     assert left.any()
 
 
+def test_samples_are_warped_and_their_labels_with_them() -> None:
+    shape, patch = (16, 96, 128), (16, 96, 128)
+    rows, columns = np.indices(shape[1:]) - np.array([48, 50])[:, None, None]
+    muscle = np.broadcast_to(np.hypot(rows, 0.7 * columns) < 25, shape)
+    hounsfield = np.where(muscle, np.float32(60), np.float32(-100))
+    image = hd.Volume.from_components(
+        hounsfield,
+        spacing=(2.28, 2.29, 2.29),
+        coordinate_system="PATIENT",
+        position=(0, 0, 0),
+        patient_orientation="FPL",
+    )
+    case = Case(name="disc", image=image, labels=image.with_array(muscle.astype(np.uint8)))
+    areas = set()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        bright, truth = (one[0].numpy() for one in to_sample(case, PLAN, patch, np.array, rng))
+        known = truth != UNKNOWN
+        middle = (bright[known].max() + np.median(bright[known & (truth == 0)])) / 2
+        assert ((bright > middle) == (truth == 1))[known].mean() > 0.97
+        areas.add(round(float((truth == 1).mean()), 3))
+    assert len(areas) > 3
+
+
 def test_the_teacher_speaks_between_labelled_slices_where_it_is_sure() -> None:
     known = class_labels(trunks.truth(trunks.scene(("L1", "L2", "L3"))))
     given = np.full_like(known, UNKNOWN)
