@@ -20,7 +20,7 @@ from pipelines.networks.unet2d import STRIDE, UNet2d
 from pipelines.registry import find_pipelines, import_training
 from pipelines.training.case import Case
 from pipelines.training.evaluate import evaluate
-from pipelines.training.export import export_weights, load_weights
+from pipelines.training.export import export_weights, load_weights, put_weights
 from pipelines.training.loop import LoopOptions, Parts, run_loop
 from pipelines.training.metrics import compare, spreads, volume_agreement
 from pipelines.training.options import REPORT_NAME, EvaluateOptions, TrainOptions
@@ -175,6 +175,24 @@ def test_evaluation_reports_both_normalisations(tmp_path: Path) -> None:
     assert report.seconds_per_slice["interpatient"] > 0
     written = json.loads((tmp_path / REPORT_NAME).read_text())
     assert written["data"].startswith("phantom data")
+
+
+def test_what_half_precision_cannot_hold_is_kept(tmp_path: Path) -> None:
+    """An infinite variance silences a layer without a word."""
+    network = nn.BatchNorm2d(2)
+    network.running_var = torch.tensor([3.0, 8.9e9])
+    export_weights(network, tmp_path / "weights.safetensors")
+    read = nn.BatchNorm2d(2)
+    put_weights(read, tmp_path / "weights.safetensors")
+    torch.testing.assert_close(read.running_var, network.running_var)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    network = nn.BatchNorm2d(2)
+    network.running_var = torch.tensor([3.0, torch.inf])
+    export_weights(network, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match=r"running_var.*train again"):
+        put_weights(nn.BatchNorm2d(2), tmp_path / "weights.safetensors")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
