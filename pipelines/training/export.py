@@ -25,7 +25,8 @@ def export_weights(
 ) -> str:
     """Write a network's weights and return the file's SHA-256.
 
-    Half precision halves the file; it is far finer than what training determines.
+    Half precision halves the file; it is far finer than what training determines. What it cannot hold, as the variances
+    of batch norm where activations are large, stays as it is.
 
     Parameters
     ----------
@@ -42,13 +43,18 @@ def export_weights(
         `training-disk`.
     """
     state = {
-        name: value.detach().cpu().to(torch.float16).contiguous()
+        name: _halved(value.detach().cpu()).contiguous()
         for name, value in network.state_dict().items()
     }
     about = json.dumps({"pipeline": pipeline, "widths": widths}, sort_keys=True)
     content = safetensors.torch.save(state, metadata={_METADATA: about})
     write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
+
+
+def _halved(value: torch.Tensor) -> torch.Tensor:
+    half = value.to(torch.float16)
+    return half if half.isfinite().all() else value.float()
 
 
 def load_weights(recipe: Recipe, path: Path, device: str) -> nn.Module:
@@ -70,10 +76,15 @@ def put_weights(network: nn.Module, path: Path) -> None:
     Raises
     ------
     WeightsError
-        When the file cannot be read, or is of another network.
+        When the file cannot be read, is of another network, or holds what is no finite number.
     """
     try:
         state = safetensors.torch.load_file(path)
+        infinite = [name for name, value in state.items() if not value.float().isfinite().all()]
+        if infinite:
+            raise WeightsError(
+                f"{path} is damaged: {', '.join(infinite)} is not finite, and would silence a layer; train again."
+            )
         network.load_state_dict({name: value.float() for name, value in state.items()})
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(
