@@ -10,6 +10,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -17,7 +18,7 @@ from pipelines.ct_skeleton.pipeline import load_network
 from pipelines.ct_skeleton.training import RECIPE, make_loss, prepare
 from pipelines.errors import ManifestError, TrainingError, WeightsError
 from pipelines.networks.unet2d import STRIDE, UNet2d
-from pipelines.registry import find_pipelines, import_training
+from pipelines.registry import BUILT_IN, find_pipelines, import_training
 from pipelines.training.case import Case
 from pipelines.training.evaluate import evaluate
 from pipelines.training.export import export_weights, load_weights, put_weights
@@ -193,6 +194,12 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     export_weights(network, tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError, match=r"running_var.*train again"):
         put_weights(nn.BatchNorm2d(2), tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("weights", sorted(BUILT_IN.glob("*/weights.safetensors")), ids=str)
+def test_weights_that_ship_are_numbers(weights: Path) -> None:
+    state = safetensors.torch.load_file(weights)
+    assert all(value.float().isfinite().all() for value in state.values())
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
