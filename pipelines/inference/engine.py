@@ -10,6 +10,7 @@ import structlog
 import torch
 from torch import nn
 
+from pipelines.errors import PipelineError
 from pipelines.inference import openvino
 
 _log = structlog.get_logger(__name__)
@@ -41,8 +42,23 @@ class Engine:
     backend: Backend
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits, float32 (batch, class, ...), of an image, float32 (batch, channel, ...)."""
-        return self.infer(image)
+        """Return logits, float32 (batch, class, ...), of an image, float32 (batch, channel, ...).
+
+        Raises
+        ------
+        PipelineError
+            `network-not-finite`: what is no number would pass for "nothing found".
+        """
+        logits = self.infer(image)
+        # One value that is not finite makes the sum so; this reads the logits once and writes nothing.
+        if not logits.sum().isfinite():
+            raise PipelineError(
+                f"The network's answer on {self.device} ({self.backend}) is not finite: its weights are damaged, or "
+                "half precision does not hold its values there. Install other weights, or compute on the CPU "
+                '([compute] devices = ["cpu"]).',
+                code="network-not-finite",
+            )
+        return logits
 
 
 #: What `segment_slices` and `segment_patches` take: a compiled network, or a module as it is.

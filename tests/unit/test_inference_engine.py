@@ -10,6 +10,7 @@ from monai.networks.nets.vnet import VNet
 from structlog.testing import capture_logs
 from torch import nn
 
+from pipelines.errors import PipelineError
 from pipelines.inference import Engine, compile_network, engine_of
 from pipelines.inference import openvino as extra
 from pipelines.inference.engine import Backend
@@ -162,3 +163,11 @@ def test_a_module_is_taken_as_it_is_and_an_engine_too() -> None:
     logits = engine(torch.rand(1, 1, 32, 32))
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
+
+
+def test_an_answer_that_is_no_number_is_an_error_and_not_nothing() -> None:
+    network = nn.BatchNorm2d(2)
+    network.running_var = torch.tensor([1.0, torch.nan])
+    with pytest.raises(PipelineError, match="weights") as raised:
+        engine_of(network.eval())(torch.ones(1, 2, 4, 4))
+    assert raised.value.code == "network-not-finite"
