@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -96,8 +97,7 @@ def _encoded(ds: Dataset) -> bytes:
 def _lines(request: EvidenceRequest, number: int) -> list[str]:
     """The label of a segment, or of the whole result (0): measurements, and finding site."""
     lines = [
-        # OHIF leaves a zero out.
-        f"{item.name.meaning}: {f'{item.value:.2f}' if item.value else ''} {item.unit.value}"
+        f"{item.name.meaning}: {_two_decimals(item.value)} {item.unit.value}"
         for item in request.result.measurements
         if item.segment_number == (number or None)
     ]
@@ -108,6 +108,13 @@ def _lines(request: EvidenceRequest, number: int) -> list[str]:
         # SCT 363698007: Finding Site.
         lines += [f"363698007: {site.meaning}"] if site else []
     return lines[:_MOST_LINES]
+
+
+def _two_decimals(value: float) -> str:
+    """A number as OHIF writes it: halves go away from zero (ECMA-262, Number.prototype.toFixed); of zero, nothing."""
+    if not value:
+        return ""
+    return str(Decimal(value).quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
 def _placed(request: EvidenceRequest, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
