@@ -17,6 +17,7 @@ from pipelines.ct_trunk_muscle.plan import Plan
 from pipelines.inference import Network, engine_of
 from pipelines.training.case import Case
 from pipelines.training.recipe import Sample
+from pipelines.training.warping import Warp
 
 Codes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -213,24 +214,17 @@ def _warped(
     case: Case, first: tuple[int, ...], shape: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[Floats, Codes]:
     """Cut a patch whose slices are moved, turned, scaled and bent, all alike: bodies differ more than label maps do."""
-    middle = np.array([start + (side - 1) / 2 for start, side in zip(first, shape, strict=True)])
+    rows, columns = shape[1:]
     pixel = float(case.image.spacing[1])
-    across = np.indices(shape[1:], np.float32)
-    across -= (np.array(shape[1:]) - 1)[:, None, None] / np.float32(2)
-    angle, size = rng.normal(0, _TURNED), np.exp(rng.normal(0, _SCALED, 2))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * size
-    at = (
-        np.tensordot(turn, across, 1)
-        + (middle[1:] + rng.normal(0, _MOVED_MM / pixel, 2))[:, None, None]
+    warp = Warp(
+        turned=_TURNED,
+        scaled=_SCALED,
+        moved=_MOVED_MM / pixel,
+        bent=_BENT_MM / pixel,
+        control_points=_CONTROL_POINTS,
     )
-    for axis in (0, 1):
-        bend = rng.normal(0, _BENT_MM / pixel, _CONTROL_POINTS)
-        steps = [
-            np.linspace(0, n - 1, side) for n, side in zip(_CONTROL_POINTS, shape[1:], strict=True)
-        ]
-        at[axis] += ndimage.map_coordinates(
-            bend, np.meshgrid(*steps, indexing="ij"), order=3, mode="nearest"
-        )
+    middle = (first[1] + (rows - 1) / 2, first[2] + (columns - 1) / 2)
+    at = warp.draw((rows, columns), middle, rng)
     slabs = (first[0], 0, 0), (shape[0], *case.labels.spatial_shape[1:])
     source = _cut(case.image.array.astype(np.float32), *slabs, -1000.0)
     truth = _cut(case.labels.array, *slabs, UNKNOWN)

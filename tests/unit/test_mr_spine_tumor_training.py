@@ -106,6 +106,26 @@ def test_crops_of_own_studies_are_on_the_networks_grid_and_upright() -> None:
     assert cut.image.array[inside].mean() > 2 * cut.image.array[~inside].mean()
 
 
+def test_samples_are_warped_and_their_labels_with_them() -> None:
+    rows, columns = np.indices((256, 256)) - np.array([120, 130])[:, None, None]
+    tumour = np.hypot(rows, 0.7 * columns) < 30
+    image = hd.Volume(
+        np.where(tumour, np.int16(300), np.int16(100))[None], np.eye(4), coordinate_system="PATIENT"
+    )
+    labels = image.with_array((tumour * np.uint8(TUMOUR))[None])
+    case = Case(name="disc", image=image, labels=labels)
+    shapes = set()
+    for seed in range(8):
+        bright, truth = (one[0].numpy() for one in prepare(case, np.random.default_rng(seed)))
+        found = truth == TUMOUR
+        assert (
+            (bright > (bright[found].mean() + np.median(bright[~found])) / 2) == found
+        ).mean() > 0.97
+        along, across = np.ptp(np.argwhere(found), axis=0)
+        shapes.add(round(along / across, 2))
+    assert len(shapes) > 4
+
+
 def test_studies_that_are_held_out_differ_from_seed_to_seed() -> None:
     study = held_out_studies(None)
     one, two = study(1), study(2)
