@@ -312,3 +312,17 @@ def test_an_atlas_of_real_anatomy_has_vertebrae_and_a_canal(shared_data: Path) -
     again = replace(spine, vertebrae=spine.vertebrae[:0])  # type: ignore[type-var]
     bare = mr_phantom(again, geometry_of(small(Plane.SAGITTAL), point), np.random.default_rng(1))
     assert not bare.growths
+
+
+@pytest.mark.parametrize("name", ["bp3d_body_1p5mm", "spl_abdomen"])
+def test_the_canal_of_an_atlas_runs_through_its_vertebrae_not_their_bodies(
+    shared_data: Path, name: str
+) -> None:
+    spine = measure_spine(load_atlas(shared_data / "atlas" / f"{name}.nii.gz"))
+    heights = np.arange(spine.vertebrae[-1].centre[2], spine.vertebrae[0].centre[2], 1.5)
+    parts = [np.interp(heights, spine.canal.heights, part) for part in spine.canal.middles.T]
+    axis = np.stack([*parts, heights], axis=1)
+    around = [(x, y, 0) for x in range(-6, 7) for y in range(-6, 7) if np.hypot(x, y) <= 6]
+    points = (axis[:, None] + np.array(around)).reshape(-1, 3)
+    at = np.rint(spine.atlas.depth.map_reference_to_indices(points)).astype(int)
+    assert (spine.atlas.depth.array[tuple(at.T)] > 0).mean() < 0.1
