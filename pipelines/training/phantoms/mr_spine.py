@@ -25,6 +25,8 @@ Point = tuple[float, float, float]
 CANAL_MM = (11.0, 8.5)
 _VERTEBRA = re.compile(r"[CTL]\d+")
 _SMALLEST_MM2, _LARGEST_MM2 = 60.0, 900.0
+#: A canal's neighbouring planes: a vertebra's height up and down, so that most of them close a ring of bone.
+_NEIGHBOURS_MM = 30.0
 _DISC_MM = 7.0
 _MIDLINE_MM, _LEAST_DEPTH_MM = 6.0, 6.0
 
@@ -215,11 +217,19 @@ def _find_canal(atlas: Atlas, middles: Mapping[str, Point]) -> Canal:
     line = np.asarray(sorted(found, key=lambda point: point[2]))
     if len(line) < 3:
         raise ValueError(f"{atlas.name} has no spinal canal")
+    line = _without_strays(line)
     heights = np.arange(line[0, 2], line[-1, 2], 3.0)
     axis = [np.interp(heights, line[:, 2], line[:, part]) for part in (0, 1)]
     smooth = np.stack([ndimage.gaussian_filter1d(part, 4.0, mode="nearest") for part in axis], 1)
     conus = middles["L1"][2] - 12.0 if "L1" in middles else -np.inf
     return Canal(heights=heights, middles=smooth, conus=float(conus))
+
+
+def _without_strays(line: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out what is far from its neighbours' median: a disc inside the rims of two vertebrae is a hole, too."""
+    height, depth = line[:, 2], line[:, 1]
+    usual = [np.median(depth[np.abs(height - one) < _NEIGHBOURS_MM]) for one in height]
+    return np.asarray(line[np.abs(depth - usual) < CANAL_MM[1]])
 
 
 def _hole(
