@@ -19,6 +19,7 @@ from pipelines.errors import TrainingError
 from pipelines.inference.grid import resample
 from pipelines.spect_ct_bone_lesion.grids import (
     AIR_HU,
+    PIXEL_MM,
     UPRIGHT,
     onto,
     score_on_source,
@@ -38,12 +39,15 @@ from pipelines.spect_ct_bone_lesion.preprocessing import (
 from pipelines.spect_ct_bone_lesion.segmenting import Images, Lesions, find_lesions
 from pipelines.training.case import Case, Found
 from pipelines.training.recipe import Draw, Loss, Recipe, Sample, Widths
+from pipelines.training.warping import Warp
 
 #: Rows and columns of a sample, pixels: a whole trunk from side to side.
 SIZE = (128, 192)
 #: How often a sample shows a lesion; patients have more slices without.
 _LESION_SHARE = 0.5
 _METASTASIS, _BENIGN = 1, 2
+#: How slices are warped, both images and the truth alike.
+_WARP = Warp(turned=0.1, scaled=0.1, moved=0.0, bent=4.0 / PIXEL_MM, control_points=(5, 7))
 #: Slices of a crop of own data.
 _SLAB = 6
 #: Weight of each class in the cross entropy: lesions are rare.
@@ -136,9 +140,9 @@ def prepare(case: Case, rng: np.random.Generator) -> Sample:
         (ct, 1, float(ct.min())),
         (truth, 0, 0.0),
     )
-    turn, offset = _draw_view(spect.shape, rng)
+    at = _draw_view(spect.shape, rng)
     cut = [
-        ndimage.affine_transform(layer, turn, offset, SIZE, order=order, cval=outside)
+        ndimage.map_coordinates(layer, at, order=order, cval=outside)
         for layer, order, outside in layers
     ]
     if rng.random() < 0.5:
@@ -155,17 +159,16 @@ def _draw_index(labels: NDArray[np.uint8], rng: np.random.Generator) -> int:
     return int(rng.integers(labels.shape[0]))
 
 
-def _draw_view(
-    shape: tuple[int, ...], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matrix and offset of a window about the middle of a slice; half of the slices are turned and scaled a little."""
-    angle, size = rng.normal(0, 0.1), float(np.exp(rng.normal(0, 0.1)))
-    if rng.random() < 0.5:  # as it is: to interpolate is to smooth, which patients' slices are not
-        angle, size = 0.0, 1.0
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / size
+def _draw_view(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Places of a window about the middle of a slice; half of the slices are warped."""
     room = np.maximum(np.abs(np.subtract(shape, SIZE)) / 2, 8)
-    middle = (np.asarray(shape) - 1) / 2 + rng.uniform(-1, 1, 2) * room
-    return turn, np.rint(middle - turn @ ((np.asarray(SIZE) - 1) / 2))
+    row, column = (np.asarray(shape) - 1) / 2 + rng.uniform(-1, 1, 2) * room
+    if rng.random() < 0.5:
+        return _WARP.draw(SIZE, (row, column), rng)
+    # As it is: to interpolate is to smooth, which patients' slices are not.
+    rows, columns = SIZE
+    first = np.rint((row - (rows - 1) / 2, column - (columns - 1) / 2))
+    return np.indices(SIZE, np.float64) + first[:, None, None]
 
 
 def segment(network: nn.Module, image: hd.Volume, variant: str) -> hd.Volume:
