@@ -24,8 +24,8 @@ VERTEBRAE, TUMOUR = 1, 2
 #: As in the manifest.
 SMALLEST_TUMOUR_ML = 0.3
 
-#: Pieces of vertebrae that are smaller are none.
-_SMALLEST_PIECE_ML = 0.3
+#: Pieces of vertebrae that are smaller are none, but heads of ribs and the like; lumbar ones alone would bear 4 mL.
+_SMALLEST_PIECE_ML = 2.0
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 

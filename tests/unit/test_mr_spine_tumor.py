@@ -226,6 +226,20 @@ def test_what_is_smaller_than_the_parameter_is_no_tumour(model: TumourModel) -> 
     assert fewer.label_map.array[tuple(index)] == 1
 
 
+@pytest.mark.parametrize(("side", "millilitres"), [(10, 0.0), (24, 6.9)])
+def test_a_small_piece_apart_from_the_spine_is_no_vertebra(
+    model: TumourModel, side: int, millilitres: float
+) -> None:
+    spine = scene(grid(), balls=())
+    array = spine.array.copy()
+    array[4:7, 10 : 10 + side, 10 : 10 + side] = 450
+    without, with_piece = (
+        values(analyse(model, source(volume)), 1)["Volume"]
+        for volume in (spine, spine.with_array(array))
+    )
+    assert with_piece - without == pytest.approx(millilitres, abs=0.1)
+
+
 def test_mirrored_slices_are_looked_at_too_unless_not_wanted(model: TumourModel) -> None:
     seen: list[torch.Tensor] = []
 
