@@ -39,6 +39,9 @@ LEVEL_CLASSES = len(LEVELS) + 1
 #: A label that nobody gave: between labelled slices, and where no teacher is sure.
 UNKNOWN = 255
 
+#: Parts of phantoms that look like muscle and are none of one's belly: they count for nothing.
+NOT_JUDGED = tuple(f"external_oblique_aponeurosis_{side}" for side in SIDES)
+
 #: PS3.16 CID 7602, 7603.
 LEVEL_CODES: Mapping[str, Code] = {
     level: Code(value, "SCT", f"{level} vertebra")

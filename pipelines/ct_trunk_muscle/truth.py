@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.ct_trunk_muscle.anatomy import BODIES, LEVELS, NUMBERS, UNKNOWN
+from pipelines.ct_trunk_muscle.anatomy import BODIES, LEVELS, NOT_JUDGED, NUMBERS, UNKNOWN
 from pipelines.training.phantoms.tissues import Phantom
 
 Codes = NDArray[np.uint8]
@@ -27,7 +27,7 @@ class Truth:
     Attributes
     ----------
     labels
-        uint8 segment numbers of muscles and vertebral bodies, axes (slice, row, column).
+        uint8 segment numbers of muscles and vertebral bodies, `UNKNOWN` where nobody says; axes (slice, row, column).
     planes
         Level -> first and last slice of its body.
     middles
@@ -51,7 +51,7 @@ def truth_of(phantom: Phantom, levels: Collection[str] = LEVELS) -> Truth:
     """
     lut = np.zeros(256, np.uint8)
     for code, name in phantom.names.items():
-        lut[code] = NUMBERS.get(name, 0)
+        lut[code] = UNKNOWN if name in NOT_JUDGED else NUMBERS.get(name, 0)
     labels = lut[phantom.structures.array]
     codes = {name: code for code, name in phantom.names.items()}
     planes: dict[str, tuple[int, int]] = {}

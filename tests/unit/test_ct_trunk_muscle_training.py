@@ -373,6 +373,15 @@ def test_a_sample_is_as_large_as_the_patch_and_a_mirror_swaps_the_sides() -> Non
     assert left.any()
 
 
+def test_what_looks_like_muscle_and_is_an_aponeurosis_counts_for_nothing() -> None:
+    known = phantom()
+    oblique = next(code for code, name in known.names.items() if name == "external_oblique_left")
+    names = {**known.names, oblique: "external_oblique_aponeurosis_left"}
+    labels = truth_of(replace(known, names=names)).labels.array
+    np.testing.assert_array_equal(labels == UNKNOWN, known.structures.array == oblique)
+    assert (labels == UNKNOWN).any()
+
+
 def test_samples_are_warped_and_their_labels_with_them() -> None:
     shape, patch = (16, 96, 128), (16, 96, 128)
     rows, columns = np.indices(shape[1:]) - np.array([48, 50])[:, None, None]

@@ -3,6 +3,8 @@
 - Rectus abdominis, one label for both sides, is parted at the spine's middle.
 - Erector spinae that holds the deep muscles too is parted: what lies nearest to the spinous processes is
   transversospinalis (multifidus in the loin).
+- External oblique that is drawn to the midline, over where a rectus abdominis would be, is parted at the semilunar
+  line: what lies in front of it is aponeurosis, and no muscle.
 - Latissimus dorsi, which no label map has, becomes a sheet behind and beside the trunk's lean tissue.
 
 What is derived is ours and no anatomist's: figures about it say how well a rule is learned.
@@ -28,6 +30,8 @@ Mask = NDArray[np.bool_]
 _SIDES = ("left", "right")
 #: From the midline and from the bone of the arch, mm: within both is transversospinalis.
 _MEDIAL_MM, _DEEP_MM = 24.0, 15.0
+#: Where external oblique ends in front, as a share of the way from the midline to its side: as in the SPL atlas.
+_SEMILUNAR_LINE = 0.5
 _SHEET_MM = 6.5
 #: Hollows of the trunk's lean outline narrower than twice this are bridged by the sheet, mm.
 _BRIDGED_MM = 18.0
@@ -48,6 +52,7 @@ def complete_muscles(labels: LabelMap) -> LabelMap:
     """
     labels = _part_rectus(labels)
     labels = _part_deep_muscles(labels)
+    labels = _part_aponeurosis(labels)
     return _add_latissimus(labels)
 
 
@@ -86,6 +91,27 @@ def _part_deep_muscles(labels: LabelMap) -> LabelMap:
             away = ndimage.distance_transform_edt(~bone, sampling=(down, across))
             beside = np.abs(np.arange(plane.shape[1]) - column) * across
             plane[muscle & (away < _DEEP_MM) & (beside < _MEDIAL_MM)] = deep
+    return labels
+
+
+def _part_aponeurosis(labels: LabelMap) -> LabelMap:
+    if labels.code_of("rectus_abdominis_left") is not None:
+        return labels
+    middles = _spine_middles(labels)
+    for side in _SIDES:
+        whole = labels.code_of(f"external_oblique_{side}")
+        if whole is None:
+            continue
+        labels, aponeurosis = labels.with_name(f"external_oblique_aponeurosis_{side}")
+        for index, (row, column) in middles.items():
+            plane = labels.codes[index]
+            muscle = plane == whole
+            if not muscle.any():
+                continue
+            beside = np.abs(np.arange(plane.shape[1]) - column)
+            within = beside < _SEMILUNAR_LINE * beside[muscle.any(axis=0)].max()
+            front = np.arange(plane.shape[0]) < row
+            plane[muscle & front[:, None] & within] = aponeurosis
     return labels
 
 
