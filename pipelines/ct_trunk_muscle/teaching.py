@@ -29,10 +29,11 @@ _SURE = 0.6
 _NEAR_MM = 25.0
 _SLICES_AT_ONCE = 8
 #: How often a sample is warped, and how, standard deviations: angle, logarithm of the scales of rows and columns, mm by
-#: which it is moved, and by which each of some control points is.
-_WARPED_SHARE = 0.7
-_TURNED, _SCALED, _MOVED_MM, _BENT_MM = 0.1, 0.1, 12.0, 6.0
+#: which it is moved, and by which each of some control points is, logarithm of the scale along the patient.
+_WARPED_SHARE = 0.8
+_TURNED, _SCALED, _MOVED_MM, _BENT_MM = 0.12, 0.15, 12.0, 10.0
 _CONTROL_POINTS = (6, 8)
+_STRETCHED = 0.1
 _SMOOTH = 1e-5
 
 
@@ -213,7 +214,7 @@ def _cut(
 def _warped(
     case: Case, first: tuple[int, ...], shape: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[Floats, Codes]:
-    """Cut a patch whose slices are moved, turned, scaled and bent, all alike: bodies differ more than label maps do."""
+    """Cut a patch that is moved, turned, scaled and bent, all slices alike: bodies differ more than label maps do."""
     rows, columns = shape[1:]
     pixel = float(case.image.spacing[1])
     warp = Warp(
@@ -225,12 +226,15 @@ def _warped(
     )
     middle = (first[1] + (rows - 1) / 2, first[2] + (columns - 1) / 2)
     at = warp.draw((rows, columns), middle, rng)
-    slabs = (first[0], 0, 0), (shape[0], *case.labels.spatial_shape[1:])
-    source = _cut(case.image.array.astype(np.float32), *slabs, -1000.0)
-    truth = _cut(case.labels.array, *slabs, UNKNOWN)
-    image = [ndimage.map_coordinates(plane, at, order=1, cval=-1000.0) for plane in source]
-    labels = [ndimage.map_coordinates(plane, at, order=0, cval=UNKNOWN) for plane in truth]
-    return np.stack(image), np.stack(labels)
+    # One slice stays what it is: its neighbours are not in the crop.
+    stretch = np.exp(rng.normal(0, _STRETCHED)) if shape[0] > 1 else 1.0
+    along = first[0] + (shape[0] - 1) / 2 + stretch * (np.arange(shape[0]) - (shape[0] - 1) / 2)
+    points = np.empty((3, *shape))
+    points[0], points[1:] = along[:, None, None], at[:, None]
+    image = ndimage.map_coordinates(
+        case.image.array.astype(np.float32), points, order=1, cval=-1000.0
+    )
+    return image, ndimage.map_coordinates(case.labels.array, points, order=0, cval=UNKNOWN)
 
 
 def _thicken(image: Floats, rng: np.random.Generator) -> Floats:
