@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from itertools import pairwise
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pytest
+import torch
 import trunks
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
@@ -17,11 +19,15 @@ from volumes import make_request
 
 from pipelines.ct_trunk_muscle.anatomy import BODIES, LEVEL_CODES, LEVELS, NUMBERS
 from pipelines.ct_trunk_muscle.levels import trace_levels
-from pipelines.ct_trunk_muscle.networks import Part
+from pipelines.ct_trunk_muscle.networks import Part, load_networks
 from pipelines.ct_trunk_muscle.pipeline import TrunkModel, check_series, part_of, run
+from pipelines.ct_trunk_muscle.segmenting import Networks, segment_trunk
+from pipelines.ct_trunk_muscle.training import shipped_plan
 from pipelines.errors import ManifestError, Refused
 from pipelines.evidence.create import create_evidence
+from pipelines.registry import BUILT_IN
 from pipelines.result import AnalysisResult, Measurement, SourceSeries
+from pipelines.series import read_series
 from pipelines.training.phantoms.dicom import ct_series
 
 LUMBAR = ("T12", "L1", "L2", "L3", "L4")
@@ -309,3 +315,23 @@ def test_muscles_are_coded_by_the_standard_where_it_has_codes() -> None:
             )
             assert concept.meaning == spec.meaning
     assert [spec.meaning for spec in types if spec.scheme == "FMA"] == ["Psoas major"]
+
+
+# -- the weights that ship -------------------------------------------------------------------------
+
+
+def test_the_weights_that_ship_find_levels_and_psoas_of_a_patient(shared_data: Path) -> None:
+    """Nobody has labelled this CT: only what any trunk has is asked for."""
+    plan = shipped_plan()
+    networks = load_networks(BUILT_IN / "ct_trunk_muscle" / "weights.safetensors", plan, "cpu")
+    volume = read_series(sorted((shared_data / "ct-abdomen").glob("*.dcm"))).volume
+    with torch.inference_mode():
+        trunk = segment_trunk(
+            Networks(muscles=networks.slices, part=Part.SLICES, levels=networks.levels, plan=plan),
+            volume,
+        )
+    assert [level.name for level in trunk.levels][-4:] == ["L1", "L2", "L3", "L4"]
+    millilitre = trunk.labels.voxel_volume / 1000
+    for side in ("left", "right"):
+        found = trunk.labels.array == NUMBERS[f"psoas_major_{side}"]
+        assert 20 < np.count_nonzero(found) * millilitre < 200
