@@ -14,6 +14,7 @@ from pipelines.mr_spine_tumor.preprocessing import PIXEL_SPACING
 from pipelines.training.case import Case
 from pipelines.training.phantoms.atlas import load_atlas
 from pipelines.training.phantoms.discs import DiscHeights
+from pipelines.training.phantoms.facets import part_facets
 from pipelines.training.phantoms.mr import MrOptions, MrPhantom, mr_phantom
 from pipelines.training.phantoms.mr_dicom import mr_series
 from pipelines.training.phantoms.mr_growths import Choice
@@ -56,7 +57,7 @@ def training_slices(folder: Path | None) -> Draw:
     """
     if folder is None:
         return partial(_training_slice, procedural_spines, 0.0)
-    atlas = measure_spine(load_atlas(folder / TRAINING_ATLAS))
+    atlas = measure_spine(load_atlas(folder / TRAINING_ATLAS, part_facets))
     return partial(_training_slice, atlas_spines(atlas, discs=DiscHeights.ANY), _PROCEDURAL_SHARE)
 
 
@@ -82,7 +83,7 @@ def held_out_studies(folder: Path | None) -> Callable[[int], Case]:
     """
     if folder is None:
         return partial(_study, procedural_spines)
-    atlas = measure_spine(load_atlas(folder / HELD_OUT_ATLAS))
+    atlas = measure_spine(load_atlas(folder / HELD_OUT_ATLAS, part_facets))
     return partial(_study, atlas_spines(atlas, _HELD_OUT_LEVELS))
 
 
