@@ -21,6 +21,8 @@ from pipelines.manifest import read_manifest
 from pipelines.registry import BUILT_IN
 
 MANIFEST = read_manifest(BUILT_IN / "ct_trunk_muscle")
+#: Networks that read the densities of the scene do not know what is left in a mirror.
+PARAMETERS = {**MANIFEST.parameters, "mirror": False}
 PLAN = read_plan(BUILT_IN / "ct_trunk_muscle" / "plan.json")
 #: Slices, rows, columns, mm.
 SPACING = (3.0, 2.0, 2.0)

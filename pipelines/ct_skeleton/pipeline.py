@@ -40,6 +40,7 @@ from pipelines.inference import (
     SliceInference,
     bounding_box,
     compile_network,
+    mirrored,
     put_back,
     segment_slices,
 )
@@ -203,8 +204,9 @@ def segment_skeleton(
         raise Refused("There is no body in the series.", code="no-body")
     alone = remove_stretcher(upright, body)
     upper = upper_bound(_sample(alone.array), normalisation)
-    how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE, mirror=mirror)
-    found = segment_slices(network, alone, partial(_prepare, upper=upper), box, how)
+    how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE)
+    asked = mirrored(network) if mirror else network
+    found = segment_slices(asked, alone, partial(_prepare, upper=upper), box, how)
     found.array[...] &= body.array
     found = fill_small_holes(remove_specks(bridge_slices(found, alone)))
     found = fill_small_holes(heed_neighbours(found, alone))

@@ -34,6 +34,12 @@ INDEX_LEVEL = "L3"
 #: What the networks of muscles say: background, muscles, one class for all vertebral bodies.
 BODY_CLASS = len(NUMBERS) + 1
 CLASSES = BODY_CLASS + 1
+#: Which of them each is in a mirror.
+MIRRORED = (
+    0,
+    *(number + 1 if number % 2 else number - 1 for number in NUMBERS.values()),
+    BODY_CLASS,
+)
 #: What the network of levels says: background, T4 ... L4.
 LEVEL_CLASSES = len(LEVELS) + 1
 #: A label that nobody gave: between labelled slices, and where no teacher is sure.

@@ -85,7 +85,7 @@ def run(
     part = part_of(parameters)
     source = inputs[ROLE]
     check_series(source.volume)
-    trunk = segment_trunk(model.networks(part), source.volume)
+    trunk = segment_trunk(model.networks(part), source.volume, mirror=bool(parameters["mirror"]))
     said = measure(trunk, source.datasets[0] if source.datasets else None)
     return AnalysisResult(
         role=ROLE,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from pipelines.ct_trunk_muscle.anatomy import BODIES, BODY_CLASS, NUMBERS, UNKNOWN
+from pipelines.ct_trunk_muscle.anatomy import BODIES, BODY_CLASS, MIRRORED, UNKNOWN
 from pipelines.ct_trunk_muscle.plan import Plan
 from pipelines.inference import Network, engine_of
 from pipelines.training.case import Case
@@ -187,8 +187,7 @@ def to_sample(
 def swap_sides(labels: Codes) -> Codes:
     """Return muscle classes with left and right exchanged."""
     lut = np.arange(256, dtype=np.uint8)
-    for number in NUMBERS.values():
-        lut[number] = number + 1 if number % 2 else number - 1
+    lut[: len(MIRRORED)] = MIRRORED
     return lut[labels]
 
 

@@ -9,7 +9,7 @@ from highdicom import Volume
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.inference import Box, Network, SliceInference, put_back, segment_slices
+from pipelines.inference import Box, Network, SliceInference, mirrored, put_back, segment_slices
 from pipelines.mr_spine_tumor.preprocessing import (
     NOTHING,
     PIXEL_SPACING,
@@ -54,9 +54,10 @@ def segment_spine(
     slices, rows, columns = turned.shape
     # Every fourth row and column is enough for a percentile.
     prepare = partial(normalise, bright=reference(turned.array[:, ::4, ::4]))
-    how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE, padding=NOTHING, mirror=mirror)
+    how = SliceInference(pixel_spacing=PIXEL_SPACING, stride=STRIDE, padding=NOTHING)
     whole = Box(slices=(0, slices), rows=(0, rows), columns=(0, columns))
-    found = segment_slices(network, turned, prepare, whole, how)
+    asked = mirrored(network) if mirror else network
+    found = segment_slices(asked, turned, prepare, whole, how)
     return put_back(_without_specks(found, smallest_ml), volume)
 
 

@@ -45,7 +45,7 @@ def analyse(model: TrunkModel, volume: hd.Volume, *, size: str | None = "2.0") -
     if size is not None:
         header.PatientSize = size
     source = SourceSeries(volume=volume, datasets=(header,) * volume.shape[0])
-    return run(model, {"ct": source}, trunks.MANIFEST.parameters)
+    return run(model, {"ct": source}, trunks.PARAMETERS)
 
 
 @cache
@@ -276,7 +276,7 @@ def test_a_tilted_gantry_and_a_scoliosis_of_the_couch_are_axial_enough() -> None
 def test_the_report_says_at_which_level_an_area_was_measured(model: TrunkModel) -> None:
     volume = lumbar()
     source = SourceSeries(volume=volume, datasets=tuple(ct_series(volume, seed=3)))
-    result = run(model, {"ct": source}, trunks.MANIFEST.parameters)
+    result = run(model, {"ct": source}, trunks.PARAMETERS)
     request = make_request(source, result=result, manifest=trunks.MANIFEST)
     made = {item.kind: dcmread(BytesIO(item.encoded)) for item in create_evidence(request)}
     assert set(made) == {"SEG", "SR"}

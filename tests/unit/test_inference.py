@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.inference import Box, SliceInference, bounding_box, segment_slices
+from pipelines.inference import (
+    Box,
+    PatchInference,
+    SliceInference,
+    bounding_box,
+    mirrored,
+    segment_patches,
+    segment_slices,
+)
 
 
 class Threshold(nn.Module):
@@ -32,6 +40,19 @@ class LeftHalf(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         ramp = torch.linspace(1, -1, image.shape[-1]).expand_as(image)
         return ramp * self.gain
+
+
+class Neighbours(nn.Module):
+    """Says yes where the slice after is brighter than the one before; remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(50.0))
+        self.seen: list[list[float]] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen += [[float(plane.mean()) for plane in slab] for slab in image]
+        return (image[:, -1:] - image[:, :1] - 1.5) * self.gain
 
 
 def _volume(array: np.ndarray, pixel: float = 1.0) -> hd.Volume:
@@ -104,14 +125,52 @@ def test_modality_values_are_prepared_batch_by_batch() -> None:
     assert found.array.all()
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_slice_is_seen_with_its_neighbours_across_batches_and_boxes(batch_size: int) -> None:
+    volume = _volume(np.arange(7, dtype=np.float32)[:, None, None].repeat(16, 1).repeat(16, 2))
+    network = Neighbours()
+    how = SliceInference(pixel_spacing=1.0, stride=16, batch_size=batch_size, neighbours=1)
+    found = segment_slices(network, volume, lambda a: a, _whole(volume), how)
+    assert network.seen == [[max(0, k - 1), k, min(6, k + 1)] for k in range(7)]
+    assert found.array.all(axis=(1, 2)).tolist() == [False, *[True] * 5, False]
+    network.seen.clear()
+    box = Box(slices=(2, 4), rows=(0, 16), columns=(0, 16))
+    segment_slices(network, volume, lambda a: a, box, how)
+    assert network.seen == [[1, 2, 3], [2, 3, 4]]
+
+
 def test_mirrored_answers_are_averaged() -> None:
     volume = _volume(np.zeros((1, 16, 64), np.float32))
-    one_sided = SliceInference(pixel_spacing=1.0, stride=16)
-    both = SliceInference(pixel_spacing=1.0, stride=16, mirror=True, threshold=0.51)
-    half = segment_slices(LeftHalf(), volume, lambda a: a, _whole(volume), one_sided).array
+    how = SliceInference(pixel_spacing=1.0, stride=16, threshold=0.51)
+    half = segment_slices(LeftHalf(), volume, lambda a: a, _whole(volume), how).array
     assert half[..., :32].all()
     assert not half[..., 32:].any()
-    assert not segment_slices(LeftHalf(), volume, lambda a: a, _whole(volume), both).array.any()
+    both = segment_slices(mirrored(LeftHalf()), volume, lambda a: a, _whole(volume), how).array
+    assert not both.any()
+
+
+def test_what_is_left_is_right_in_a_mirror() -> None:
+    """Classes: nothing, left, right; a network that is sure of both sides in any image."""
+
+    class Sides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(50.0))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            ramp = torch.linspace(1, -1, image.shape[-1]).expand_as(image) * self.gain
+            return torch.cat([torch.zeros_like(ramp), ramp, -ramp], dim=1)
+
+    volume = _volume(np.zeros((2, 16, 64), np.float32))
+    how = SliceInference(pixel_spacing=1.0, stride=16)
+    twice = mirrored(Sides(), sides=(0, 2, 1))
+    found = segment_slices(twice, volume, lambda a: a, _whole(volume), how).array
+    assert (found[..., :32] == 1).all()
+    assert (found[..., 32:] == 2).all()
+    patches = PatchInference(spacing=(3.0, 1.0, 1.0), patch=(2, 16, 64))
+    found = segment_patches(twice, volume, lambda a: a, _whole(volume), patches).array
+    assert (found[..., :32] == 1).all()
+    assert (found[..., 32:] == 2).all()
 
 
 def test_bounding_box_has_its_margin_and_stays_in_the_image() -> None:
