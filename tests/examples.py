@@ -105,7 +105,7 @@ def ct_trunk_muscle(folder: Path) -> Example:
     volume = trunks.scene(("T12", "L1", "L2", "L3", "L4"))
     instances = ct_series(volume, seed=33)
     source = _read(folder, instances)
-    result = find_muscles(trunks.model(), {"ct": source}, trunks.MANIFEST.parameters)
+    result = find_muscles(trunks.model(), {"ct": source}, trunks.PARAMETERS)
     return _example(instances, source, trunks.MANIFEST, result, 33)
 
 

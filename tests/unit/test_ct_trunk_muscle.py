@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from itertools import pairwise
@@ -25,6 +26,7 @@ from pipelines.ct_trunk_muscle.segmenting import Networks, segment_trunk
 from pipelines.ct_trunk_muscle.training import shipped_plan
 from pipelines.errors import ManifestError, Refused
 from pipelines.evidence.create import create_evidence
+from pipelines.inference import engine_of
 from pipelines.registry import BUILT_IN
 from pipelines.result import AnalysisResult, Measurement, SourceSeries
 from pipelines.series import read_series
@@ -139,6 +141,22 @@ def test_the_network_is_one_of_two() -> None:
     assert part_of({"network": "volume"}) is Part.VOLUME
     with pytest.raises(ManifestError, match="slices or volume"):
         part_of({"network": "levels"})
+
+
+def test_mirrored_images_are_looked_at_too_unless_not_wanted() -> None:
+    seen: list[torch.Tensor] = []
+
+    def watched(image: torch.Tensor) -> torch.Tensor:
+        seen.append(image)
+        return trunks.read_muscles(image)
+
+    networks = trunks.model().networks(Part.VOLUME)
+    networks = replace(networks, muscles=replace(engine_of(networks.muscles), infer=watched))
+    segment_trunk(networks, lumbar(), mirror=False)
+    once = len(seen)
+    segment_trunk(networks, lumbar())
+    assert len(seen) == 3 * once
+    assert torch.equal(seen[once + 1], seen[once].flip(-1))
 
 
 def test_areas_are_those_of_the_slice_through_the_middle_of_each_body(
