@@ -40,9 +40,6 @@ class SliceInference:
         Probability from which a voxel counts as segmented, for a network of one class.
     padding
         What air is after `prepare`.
-    neighbours
-        Slices before and after each that the network sees too, as channels in the order of the slices. Beyond the
-        first and the last slice of the volume these are seen again.
     """
 
     pixel_spacing: float
@@ -50,7 +47,6 @@ class SliceInference:
     batch_size: int = 4
     threshold: float = 0.5
     padding: float = -1.0
-    neighbours: int = 0
 
 
 def segment_slices(
@@ -65,7 +61,7 @@ def segment_slices(
     Parameters
     ----------
     network
-        Takes float32 (batch, slices, rows, columns), returns logits (batch, classes, rows, columns).
+        Takes float32 (batch, 1, rows, columns), returns logits (batch, classes, rows, columns).
     volume
         Modality values, axes (slice, row, column), spacing in mm.
     prepare
@@ -88,20 +84,11 @@ def segment_slices(
     with torch.inference_mode():
         for first in range(*box.slices, how.batch_size):
             batch = slice(first, min(first + how.batch_size, box.slices[1]))
-            seen = _with_neighbours(batch, volume.shape[0], how.neighbours)
-            image = as_image(prepare(volume.array[seen, *box.index[1:]]))
-            small = shrink(image.to(engine.device), grid)
-            # (slices + 2 neighbours, 1, rows, columns) to (slices, 1 + 2 neighbours, rows, columns)
-            stacked = small[:, 0].unfold(0, 1 + 2 * how.neighbours, 1).movedim(-1, 1)
-            logits = _infer(engine, stacked.contiguous(), how)
+            image = as_image(prepare(volume.array[batch, *box.index[1:]]))
+            logits = _infer(engine, shrink(image.to(engine.device), grid), how)
             labels = decide(enlarge(logits, box.shape[1:]), how.threshold)
             result[batch, *box.index[1:]] = labels.cpu().numpy()
     return volume.with_array(result)
-
-
-def _with_neighbours(batch: slice, slices: int, neighbours: int) -> NDArray[np.intp]:
-    """Return the indices of a batch's slices and of so many before and after, those of a volume of `slices`."""
-    return np.arange(batch.start - neighbours, batch.stop + neighbours).clip(0, slices - 1)
 
 
 def _infer(engine: Engine, image: torch.Tensor, how: SliceInference) -> torch.Tensor:

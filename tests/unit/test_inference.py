@@ -42,19 +42,6 @@ class LeftHalf(nn.Module):
         return ramp * self.gain
 
 
-class Neighbours(nn.Module):
-    """Says yes where the slice after is brighter than the one before; remembers what it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(50.0))
-        self.seen: list[list[float]] = []
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        self.seen += [[float(plane.mean()) for plane in slab] for slab in image]
-        return (image[:, -1:] - image[:, :1] - 1.5) * self.gain
-
-
 def _volume(array: np.ndarray, pixel: float = 1.0) -> hd.Volume:
     return hd.Volume.from_components(
         array, spacing=(3.0, pixel, pixel), coordinate_system="PATIENT",
@@ -123,20 +110,6 @@ def test_modality_values_are_prepared_batch_by_batch() -> None:
         Threshold(), volume, lambda a: (a - 200).astype(np.float32), _whole(volume), how
     )
     assert found.array.all()
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_a_slice_is_seen_with_its_neighbours_across_batches_and_boxes(batch_size: int) -> None:
-    volume = _volume(np.arange(7, dtype=np.float32)[:, None, None].repeat(16, 1).repeat(16, 2))
-    network = Neighbours()
-    how = SliceInference(pixel_spacing=1.0, stride=16, batch_size=batch_size, neighbours=1)
-    found = segment_slices(network, volume, lambda a: a, _whole(volume), how)
-    assert network.seen == [[max(0, k - 1), k, min(6, k + 1)] for k in range(7)]
-    assert found.array.all(axis=(1, 2)).tolist() == [False, *[True] * 5, False]
-    network.seen.clear()
-    box = Box(slices=(2, 4), rows=(0, 16), columns=(0, 16))
-    segment_slices(network, volume, lambda a: a, box, how)
-    assert network.seen == [[1, 2, 3], [2, 3, 4]]
 
 
 def test_mirrored_answers_are_averaged() -> None:
