@@ -15,12 +15,10 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from pipelines.mr_spine_tumor.phantoms import TRAINING_ATLAS
-from pipelines.training.phantoms.atlas import load_atlas
+from pipelines.mr_spine_tumor.phantoms import training_body
 from pipelines.training.phantoms.mr import MrOptions, MrPhantom, mr_phantom
 from pipelines.training.phantoms.mr_growths import Choice
 from pipelines.training.phantoms.mr_signal import draw_weighting
-from pipelines.training.phantoms.mr_spine import measure_spine
 from pipelines.training.phantoms.mr_stacks import (
     DrawSpine,
     Plane,
@@ -61,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="PNG")
     given = parser.parse_args()
     levels = tuple(f"L{n}" for n in range(1, 6)) + tuple(f"T{n}" for n in range(5, 13))
-    atlas = atlas_spines(measure_spine(load_atlas(given.atlas / TRAINING_ATLAS)), levels)
+    atlas = atlas_spines(training_body(given.atlas), levels)
     figure, axes = plt.subplots(2, 6, figsize=(12, 4.5))
     for axis in axes.flat:
         axis.axis("off")

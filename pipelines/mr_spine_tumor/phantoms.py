@@ -13,13 +13,12 @@ from pydicom import Dataset
 from pipelines.mr_spine_tumor.preprocessing import PIXEL_SPACING
 from pipelines.training.case import Case
 from pipelines.training.phantoms.atlas import load_atlas
-from pipelines.training.phantoms.discs import DiscHeights
 from pipelines.training.phantoms.facets import part_facets
 from pipelines.training.phantoms.mr import MrOptions, MrPhantom, mr_phantom
 from pipelines.training.phantoms.mr_dicom import mr_series
 from pipelines.training.phantoms.mr_growths import Choice
 from pipelines.training.phantoms.mr_signal import draw_weighting
-from pipelines.training.phantoms.mr_spine import measure_spine
+from pipelines.training.phantoms.mr_spine import SpineAtlas, measure_spine
 from pipelines.training.phantoms.mr_stacks import (
     DrawSpine,
     Plane,
@@ -29,6 +28,7 @@ from pipelines.training.phantoms.mr_stacks import (
     geometry_of,
     procedural_spines,
 )
+from pipelines.training.phantoms.paraspinal import fill_paraspinal
 from pipelines.training.recipe import Draw
 
 #: The body that training bends, and another one, for evaluation only. The third body's skeleton is one label: it
@@ -57,8 +57,15 @@ def training_slices(folder: Path | None) -> Draw:
     """
     if folder is None:
         return partial(_training_slice, procedural_spines, 0.0)
-    atlas = measure_spine(load_atlas(folder / TRAINING_ATLAS, part_facets))
-    return partial(_training_slice, atlas_spines(atlas, discs=DiscHeights.ANY), _PROCEDURAL_SHARE)
+    drawn = atlas_spines(training_body(folder), varied=True)
+    return partial(_training_slice, drawn, _PROCEDURAL_SHARE)
+
+
+def training_body(folder: Path) -> SpineAtlas:
+    """Return the body that training bends: its arches parted, its muscles, which lie in a bed of fat, as patients'."""
+    return measure_spine(
+        load_atlas(folder / TRAINING_ATLAS, lambda labels: fill_paraspinal(part_facets(labels)))
+    )
 
 
 def _training_slice(draw: DrawSpine, procedural: float, rng: np.random.Generator) -> Case:

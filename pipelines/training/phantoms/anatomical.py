@@ -17,6 +17,7 @@ from pipelines.training.phantoms.images import FAR_OUTSIDE
 from pipelines.training.phantoms.pathology import Damage
 from pipelines.training.phantoms.patient import Arms, Implant, ImplantKind, Patient
 from pipelines.training.phantoms.shapes import Points
+from pipelines.training.phantoms.stoutness import Stoutness
 from pipelines.training.phantoms.surfaces import DEPTH_UNIT
 from pipelines.training.phantoms.tissues import Cut, Tissue
 
@@ -57,6 +58,7 @@ class AtlasBody:
     damage: tuple[Damage, ...]  #: lesions and cracks, placed
     compressions: tuple[pathology.Compression, ...]
     discs: Discs | None = None  #: None: as high as the atlas's
+    stoutness: Stoutness | None = None  #: None: bones as stout as the atlas's
 
     def in_atlas(self, points: Floats) -> Floats:
         """Return where in the atlas points of the patient (LPS, mm) come from; the femora stand elsewhere."""
@@ -74,6 +76,8 @@ class AtlasBody:
         plane = self._plane(points, (rows, columns))
         soft = self._soft(plane, self._added_fat(points, plane.shape))
         bone, depth = self._bones(plane)
+        if self.stoutness is not None:
+            depth += fields.upsample(self.stoutness.at(plane.moved), *plane.shape)
         depth = np.where((soft == 0) & (depth > 0), np.float32(_BESIDE_MM), depth)
         depth = np.where((bone == 0) & (depth > 0), np.float32(_BESIDE_MM), depth)
         depth[soft == 0] = _OUTSIDE_MM

@@ -13,6 +13,7 @@ from pipelines.training.phantoms.deformation import to_atlas
 from pipelines.training.phantoms.discs import DiscHeights, draw_discs
 from pipelines.training.phantoms.mr_procedural import procedural_spine
 from pipelines.training.phantoms.mr_spine import AtlasSpine, Point, Spine, SpineAtlas
+from pipelines.training.phantoms.paraspinal import draw_paraspinal
 from pipelines.training.phantoms.patient import (
     FractureKind,
     Implant,
@@ -21,6 +22,7 @@ from pipelines.training.phantoms.patient import (
     draw_patient,
 )
 from pipelines.training.phantoms.posing import pose_atlas
+from pipelines.training.phantoms.stoutness import draw_stoutness
 
 #: How often there are screws in some vertebra; patients with tumours often have them.
 _METAL_SHARE = 0.05
@@ -120,17 +122,23 @@ def atlas_spines(
     atlas: SpineAtlas,
     levels: tuple[str, ...] = (),
     *,
-    discs: DiscHeights = DiscHeights.USUAL,
+    varied: bool = False,
 ) -> DrawSpine:
-    """Return what draws a spine from an atlas, in or near one of the given levels (none: all)."""
+    """Return what draws a spine from an atlas, in or near one of the given levels (none: all).
+
+    `varied`: to learn from, discs and bones differ from the atlas's by more than patients' do from patients'.
+    """
+    discs = DiscHeights.ANY if varied else DiscHeights.USUAL
     wanted = [one for one in atlas.vertebrae if not levels or one.name in levels]
     names = tuple(one.name for one in wanted)
 
     def draw(rng: np.random.Generator) -> tuple[Spine, Point]:
         patient = draw_spine_patient(rng, names)
         target = wanted[int(rng.integers(len(wanted)))]
-        body = pose_atlas(atlas.atlas, patient, rng, target.centre)
+        body = pose_atlas(draw_paraspinal(rng, atlas.atlas), patient, rng, target.centre)
         body = replace(body, discs=draw_discs(rng, atlas.discs, discs))
+        if varied:
+            body = replace(body, stoutness=draw_stoutness(rng))
         spine: AtlasSpine = atlas.pose(body)
         point = np.zeros(3, np.float32)
         for _ in range(3):  # where in the patient the deformed vertebra has come to lie
