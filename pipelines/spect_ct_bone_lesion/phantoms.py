@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from pipelines.inference.grid import resample
 from pipelines.spect_ct_bone_lesion.grids import UPRIGHT
 from pipelines.training.case import Case
 from pipelines.training.phantoms.acquisition import Grid
+from pipelines.training.phantoms.anatomical import AtlasBody
 from pipelines.training.phantoms.atlas import Atlas, load_atlas
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
+from pipelines.training.phantoms.paraspinal import draw_paraspinal, fill_paraspinal
 from pipelines.training.phantoms.patient import draw_patient
 from pipelines.training.phantoms.posing import pose_atlas
 from pipelines.training.phantoms.procedural import procedural_body
@@ -26,7 +29,9 @@ from pipelines.training.phantoms.spect import (
     spect_ct_phantom,
 )
 from pipelines.training.phantoms.spect_dicom import SPECT_SERIES, nm_image, of_study
+from pipelines.training.phantoms.stoutness import draw_stoutness
 from pipelines.training.phantoms.tissues import Body
+from pipelines.training.phantoms.ureters import add_ureters, draw_ureters
 from pipelines.training.recipe import Draw
 
 #: The body that training bends, and another one (of a real CT, T9 to pelvis), for evaluation only.
@@ -55,7 +60,12 @@ def training_crops(folder: Path | None) -> Draw:
     """
     if folder is None:
         return partial(_crop, None)
-    return partial(_crop, load_atlas(folder / TRAINING_ATLAS))
+    return partial(_crop, training_body(folder))
+
+
+def training_body(folder: Path) -> Atlas:
+    """Return the body that training bends, with what its map lacks: thick muscles of the back, and ureters."""
+    return load_atlas(folder / TRAINING_ATLAS, lambda labels: add_ureters(fill_paraspinal(labels)))
 
 
 def held_out_studies(folder: Path | None) -> Callable[[int], Case]:
@@ -95,8 +105,9 @@ def _crop(atlas: Atlas | None, rng: np.random.Generator) -> Case:
         middle = (*body.middle, float(rng.uniform(-120, 460)))
     else:
         heads = [femur.head[2] for femur in atlas.femora.values()]
-        middle = (0.0, 0.0, 0.0)
-        body = _posed(atlas, rng, float(rng.uniform(min(heads) - 120, min(heads) + 620)))
+        drawn = draw_ureters(rng, draw_paraspinal(rng, atlas))
+        body = _posed(drawn, rng, float(rng.uniform(min(heads) - 120, min(heads) + 620)))
+        body = replace(body, stoutness=draw_stoutness(rng))
         middle = (*body.middle, 0.0)
     voxel = float(rng.choice(_VOXELS_MM))
     options = SpectCtOptions(
@@ -161,7 +172,7 @@ def _procedural(rng: np.random.Generator) -> Body:
     return procedural_body(plain_patient(draw_patient(rng, contrast=None)), rng)
 
 
-def _posed(atlas: Atlas, rng: np.random.Generator, height: float) -> Body:
+def _posed(atlas: Atlas, rng: np.random.Generator, height: float) -> AtlasBody:
     patient = plain_patient(draw_patient(rng, contrast=None))
     x, y, _ = atlas.soft.center_position
     return pose_atlas(atlas, patient, rng, (float(x), float(y), height))
