@@ -13,8 +13,10 @@ from pipelines.networks.mtunet import MTUNet
 
 #: Logits of each network: background, metastasis, benign lesion.
 CLASSES = 3
-#: Channels that a pixel block of one image enters the stem with.
-_FOLDED = 4
+#: Slices of each image that a network sees at once; it answers for the middle one.
+SLICES = 3
+#: Channels that pixel blocks of one image enter the stem with.
+_FOLDED = 4 * SLICES
 #: Share of a run after which SPECT/CT begins, with what CT has learned.
 TRANSFER_AT = 0.3
 
@@ -28,7 +30,7 @@ class Inputs(StrEnum):
 
 
 #: Channels that each network sees.
-_CHANNELS = {Inputs.SPECT: 1, Inputs.CT: 1, Inputs.BOTH: 2}
+_CHANNELS = {Inputs.SPECT: SLICES, Inputs.CT: SLICES, Inputs.BOTH: 2 * SLICES}
 
 
 class LesionNetworks(nn.Module):
@@ -45,9 +47,9 @@ class LesionNetworks(nn.Module):
     def __init__(self, channels: Sequence[int] | None = None) -> None:
         super().__init__()
         widths = {} if channels is None else {"channels": channels}
-        self.spect = MTUNet(1, CLASSES, **widths)
-        self.ct = MTUNet(1, CLASSES, **widths)
-        self.spect_ct = MTUNet(2, CLASSES, **widths)
+        self.spect = MTUNet(SLICES, CLASSES, **widths)
+        self.ct = MTUNet(SLICES, CLASSES, **widths)
+        self.spect_ct = MTUNet(2 * SLICES, CLASSES, **widths)
         self.register_buffer("transferred", torch.zeros(()))
         self.learns_both = True
 
@@ -61,7 +63,7 @@ class LesionNetworks(nn.Module):
         Parameters
         ----------
         image
-            float, shape (batch, 2, rows, columns): SPECT and CT, normalised.
+            float, shape (batch, 2 x `SLICES`, rows, columns): neighbouring slices of SPECT, then of CT, normalised.
 
         Returns
         -------
@@ -69,7 +71,7 @@ class LesionNetworks(nn.Module):
             float, shape (batch, 9, rows, columns), in the order of `Inputs`; while CT is still learned alone, those of
             SPECT/CT are zero.
         """
-        spect, ct = self.spect(image[:, :1]), self.ct(image[:, 1:])
+        spect, ct = self.spect(image[:, :SLICES]), self.ct(image[:, SLICES:])
         wait = self.training and not self.learns_both
         both = torch.zeros_like(ct) if wait else self.spect_ct(image)
         return torch.cat([spect, ct, both], dim=1)
@@ -79,7 +81,7 @@ class LesionNetworks(nn.Module):
         """Begin SPECT/CT with the weights of CT; in the stem those of the SPECT channel stay as they are."""
         mine, stem = self.spect_ct.state_dict(), "stem.0.0.weight"
         learned = dict(self.ct.state_dict())
-        # PixelUnshuffle keeps the pixels of one channel together; CT is the second channel.
+        # PixelUnshuffle keeps the pixels of one channel together; CT is the second half.
         whole = mine[stem].clone()
         whole[:, _FOLDED:] = learned[stem]
         self.spect_ct.load_state_dict(learned | {stem: whole})

@@ -15,6 +15,7 @@ from pipelines.inference.engine import Network, engine_of
 from pipelines.inference.grid import Box, bounding_box
 from pipelines.networks.mtunet import STRIDE
 from pipelines.spect_ct_bone_lesion.grids import AIR_HU, onto, to_network, to_source
+from pipelines.spect_ct_bone_lesion.networks import SLICES
 from pipelines.spect_ct_bone_lesion.preprocessing import (
     normalise_ct,
     normalise_spect,
@@ -131,13 +132,22 @@ def _probabilities(engine: Engine, channels: Floats) -> Floats:
     padded = np.stack([np.pad(one, padding[1:], constant_values=float(one.min())) for one in part])
     with torch.inference_mode():
         for first in range(0, part.shape[1], _BATCH):
-            batch = np.ascontiguousarray(padded[:, first : first + _BATCH].swapaxes(0, 1))
-            logits = engine(torch.from_numpy(batch).to(engine.device))[..., :rows, :columns]
+            batch = torch.from_numpy(_with_neighbours(padded, first, first + _BATCH))
+            logits = engine(batch.to(engine.device))[..., :rows, :columns]
             found = logits.softmax(dim=1).cpu().numpy().swapaxes(0, 1)
             last = box.slices[0] + first + found.shape[1]
             window = (slice(box.slices[0] + first, last), *box.index[1:])
             result[:, *window] = found
     return result
+
+
+def _with_neighbours(images: Floats, first: int, last: int) -> Floats:
+    """Return slices with their neighbours as channels: (slices, images x `SLICES`, rows, columns)."""
+    middles = np.arange(first, min(last, images.shape[1]))
+    seen = middles[:, None] + np.arange(SLICES) - SLICES // 2
+    # Axes: image, slice, its neighbours, rows, columns.
+    stacked = images[:, seen.clip(0, images.shape[1] - 1)].swapaxes(0, 1)
+    return np.ascontiguousarray(stacked.reshape(len(middles), -1, *images.shape[2:]))
 
 
 def _body(channels: Floats) -> Box | None:

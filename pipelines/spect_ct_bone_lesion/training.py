@@ -25,7 +25,13 @@ from pipelines.spect_ct_bone_lesion.grids import (
     score_on_source,
     to_network,
 )
-from pipelines.spect_ct_bone_lesion.networks import CLASSES, Inputs, LesionNetworks, schedule
+from pipelines.spect_ct_bone_lesion.networks import (
+    CLASSES,
+    SLICES,
+    Inputs,
+    LesionNetworks,
+    schedule,
+)
 from pipelines.spect_ct_bone_lesion.phantoms import (
     HELD_OUT_ATLAS,
     held_out_studies,
@@ -127,20 +133,22 @@ def crop(case: Case, rng: np.random.Generator) -> Case:
 
 
 def prepare(case: Case, rng: np.random.Generator) -> Sample:
-    """Return a slice of a crop as the networks will see patients, both images as channels."""
+    """Return a slice of a crop and its neighbours as the networks will see patients, of both images, as channels."""
     index = _draw_index(case.labels.array, rng)
+    around = np.arange(index - SLICES // 2, index + SLICES // 2 + 1)
+    around = around.clip(0, case.image.shape[0] - 1)
     typical = typical_counts(case.image.array) * float(np.exp(rng.normal(0, 0.2)))
-    spect = normalise_spect(case.image.array[index].astype(np.float32), typical)
-    hounsfield = case.partners["ct"].array[index].astype(np.float32)
+    spect = normalise_spect(case.image.array[around].astype(np.float32), typical)
+    hounsfield = case.partners["ct"].array[around].astype(np.float32)
     hounsfield = hounsfield * float(rng.uniform(0.93, 1.07)) + float(rng.normal(0, 12))
     ct, truth = normalise_ct(hounsfield), case.labels.array[index].astype(np.float32)
     # Each with the order of its interpolation, and what is outside.
     layers: tuple[tuple[NDArray[np.float32], Literal[0, 1], float], ...] = (
-        (spect, 1, float(spect.min())),
-        (ct, 1, float(ct.min())),
+        *((one, 1, float(spect.min())) for one in spect),
+        *((one, 1, float(ct.min())) for one in ct),
         (truth, 0, 0.0),
     )
-    at = _draw_view(spect.shape, rng)
+    at = _draw_view(truth.shape, rng)
     cut = [
         ndimage.map_coordinates(layer, at, order=order, cval=outside)
         for layer, order, outside in layers
@@ -148,7 +156,7 @@ def prepare(case: Case, rng: np.random.Generator) -> Sample:
     if rng.random() < 0.5:
         cut = [np.flip(layer, 1) for layer in cut]
     ready = np.ascontiguousarray(np.stack(cut), np.float32)
-    return torch.from_numpy(ready[:2]), torch.from_numpy(ready[2:])
+    return torch.from_numpy(ready[:-1]), torch.from_numpy(ready[-1:])
 
 
 def _draw_index(labels: NDArray[np.uint8], rng: np.random.Generator) -> int:

@@ -23,7 +23,7 @@ from pipelines.manifest import read_manifest
 from pipelines.result import AnalysisResult, SourceSeries
 from pipelines.series import read_series
 from pipelines.spect_ct_bone_lesion import grids
-from pipelines.spect_ct_bone_lesion.networks import Engines, Inputs, LesionNetworks
+from pipelines.spect_ct_bone_lesion.networks import SLICES, Engines, Inputs, LesionNetworks
 from pipelines.spect_ct_bone_lesion.pipeline import LesionModel, load_networks, run
 from pipelines.spect_ct_bone_lesion.preprocessing import normalise_spect, typical_counts
 from pipelines.spect_ct_bone_lesion.training import crop
@@ -53,10 +53,11 @@ class Reader(nn.Module):
         nothing = torch.zeros_like(image[:, :1])
         hot, dense = nothing - 6.0, nothing - 6.0
         if self.inputs is not Inputs.CT:
-            hot = (image[:, :1] - 2.2) * 20
-            dense = (1.0 - (image[:, :1] - 1.8).abs() * 3) * 10
+            counts = image[:, SLICES // 2, None]
+            hot = (counts - 2.2) * 20
+            dense = (1.0 - (counts - 1.8).abs() * 3) * 10
         if self.inputs is not Inputs.SPECT:
-            dense = torch.maximum(dense, (image[:, -1:] - 1.6) * 20)
+            dense = torch.maximum(dense, (image[:, -1 - SLICES // 2, None] - 1.6) * 20)
         return torch.cat([nothing, hot, dense], dim=1)
 
 

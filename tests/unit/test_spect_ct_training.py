@@ -15,6 +15,7 @@ from highdicom import Volume
 from pipelines.errors import TrainingError
 from pipelines.spect_ct_bone_lesion.networks import (
     CLASSES,
+    SLICES,
     TRANSFER_AT,
     Inputs,
     LesionNetworks,
@@ -86,10 +87,35 @@ TINY_RECIPE = replace(
 def test_a_sample_has_both_images_and_the_truth_of_one_slice() -> None:
     rng = np.random.default_rng(0)
     image, truth = prepare(_draw(rng), rng)
-    assert image.shape == (2, *SIZE)
+    assert image.shape == (2 * SLICES, *SIZE)
     assert truth.shape == (1, *SIZE)
     assert image.dtype == truth.dtype == torch.float32
     assert set(truth.unique().tolist()) <= {0.0, 1.0, 2.0}
+
+
+def test_a_slice_comes_with_its_neighbours_of_both_images() -> None:
+    shape = (6, 96, 96)
+    spect = np.arange(6, dtype=np.float32)[:, None, None] + np.full(shape, 10, np.float32)
+    image = Volume(spect, np.eye(4), coordinate_system="PATIENT")
+    labels = np.zeros(shape, np.uint8)
+    labels[0], labels[3] = 1, 2
+    hounsfield = image.with_array((20 * spect).astype(np.int16))
+    case = Case(
+        name="slab", image=image, labels=image.with_array(labels), partners={"ct": hounsfield}
+    )
+    seen = set()
+    for seed in range(12):
+        slab, truth = prepare(case, np.random.default_rng(seed))
+        label = int(truth.max())
+        if label == 0:
+            continue
+        seen.add(label)
+        inside = slab[:, truth[0] == label].mean(dim=1)
+        for before, middle, after in (inside[:SLICES], inside[SLICES:]):
+            assert middle < after
+            # The first slice stands for the one before it.
+            assert (before < middle) == (label == 2)
+    assert seen == {1, 2}
 
 
 def test_both_images_and_the_truth_stay_on_each_other() -> None:
@@ -97,7 +123,7 @@ def test_both_images_and_the_truth_stay_on_each_other() -> None:
     seen = 0
     for _ in range(6):
         image, truth = prepare(_draw(rng), rng)
-        for value, channel in ((1, 0), (2, 1)):
+        for value, channel in ((1, SLICES // 2), (2, SLICES + SLICES // 2)):
             inside = truth[0] == value
             if inside.sum() > 40:
                 outside = image[channel][(truth[0] == 0)]
@@ -130,8 +156,9 @@ def test_spect_ct_begins_with_what_ct_has_learned_once() -> None:
     assert network.learns_both
     torch.testing.assert_close(network.spect_ct.head.weight, network.ct.head.weight)
     stem = network.spect_ct.stem[0][0].weight
-    torch.testing.assert_close(stem[:, :4], fresh[:, :4])
-    torch.testing.assert_close(stem[:, 4:], network.ct.stem[0][0].weight)
+    half = 4 * SLICES
+    torch.testing.assert_close(stem[:, :half], fresh[:, :half])
+    torch.testing.assert_close(stem[:, half:], network.ct.stem[0][0].weight)
     with torch.no_grad():
         network.spect_ct.head.weight.add_(1.0)
     schedule(network, 0.9)
@@ -145,22 +172,22 @@ def test_while_ct_is_learned_spect_ct_waits() -> None:
     torch.manual_seed(0)
     network = LesionNetworks(TINY).train()
     schedule(network, 0.0)
-    logits = network(torch.randn(1, 2, 64, 64))
+    logits = network(torch.randn(1, 2 * SLICES, 64, 64))
     assert logits.shape == (1, 3 * CLASSES, 64, 64)
     assert not logits[:, 2 * CLASSES :].any()
     make_loss()(logits, torch.zeros(1, 1, 64, 64)).backward()
     assert all(weight.grad is None for weight in network.spect_ct.parameters())
     assert all(weight.grad is not None for weight in network.ct.head.parameters())
     with torch.inference_mode():
-        assert network.eval()(torch.randn(1, 2, 64, 64))[:, 2 * CLASSES :].any()
+        assert network.eval()(torch.randn(1, 2 * SLICES, 64, 64))[:, 2 * CLASSES :].any()
 
 
 def test_ct_does_not_see_spect_nor_the_other_way_round() -> None:
     torch.manual_seed(0)
     network = LesionNetworks(TINY).eval()
-    image = torch.randn(1, 2, 64, 64)
+    image = torch.randn(1, 2 * SLICES, 64, 64)
     other = image.clone()
-    other[:, 0] += 1
+    other[:, :SLICES] += 1
     with torch.inference_mode():
         before, after = network(image), network(other)
     torch.testing.assert_close(before[:, CLASSES : 2 * CLASSES], after[:, CLASSES : 2 * CLASSES])
