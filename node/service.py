@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -68,6 +69,8 @@ POLL_S = 1.0
 SENDERS = 64
 #: Seconds that a step under way gets when the node stops.
 GRACE_S = 10.0
+#: How often the main thread looks whether it was asked to stop.
+_LOOK_S = 0.2
 
 log = structlog.get_logger(__name__)
 
@@ -407,15 +410,18 @@ def serve(config: Config) -> None:
     """Run the node until SIGTERM or SIGINT."""
     # They are in the configuration by now; workers shall not have them.
     withhold_secrets(os.environ)
-    asked_to_stop = threading.Event()
+    asked_to_stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked_to_stop.set())
+        signal.signal(number, lambda received, _: asked_to_stop.append(received))
     service = Service(config)
     # A full collection would look at every object of every module, and all wait for it: these are here to stay.
     gc.collect()
     gc.freeze()
     with service:
-        asked_to_stop.wait()
+        # A signal that the kernel gives to another thread wakes none that waits without end: it is seen when this one
+        # runs again.
+        while not asked_to_stop:
+            time.sleep(_LOOK_S)
 
 
 def _open_index(config: Config) -> Index:
