@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import threading
 import time
 from collections import Counter
@@ -418,6 +420,27 @@ def test_stopping_gives_a_running_workitem_back(node: Node, pacs: Pacs, tmp_path
     node.start()
     pacs.wait_for(1, timeout_s=60)
     assert held(pacs) == {SR: 1}
+
+
+def test_a_signal_that_another_thread_is_given_stops_the_node(node: Node) -> None:
+    node.start()
+    assert node.process is not None
+    main = node.process.pid
+    time.sleep(1)  # until the main thread waits: before, it would hear of any signal
+    listening = [thread for thread in _threads(main) if thread != main]
+    assert ctypes.CDLL(None).tgkill(main, listening[-1], signal.SIGTERM) == 0
+    assert node.process.wait(timeout=30) == 0
+
+
+def _threads(process: int) -> list[int]:
+    """Numbers of a process's threads that do not block SIGTERM (proc_pid_status(5))."""
+    found = []
+    for folder in Path(f"/proc/{process}/task").iterdir():
+        lines = (folder / "status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        if not int(fields["SigBlk"], 16) >> (signal.SIGTERM - 1) & 1:
+            found.append(int(folder.name))
+    return sorted(found)
 
 
 def test_several_modalities_at_once(running: Running, tmp_path: Path) -> None:
