@@ -31,7 +31,7 @@ from pipelines.training.phantoms.spect import (
 from pipelines.training.phantoms.spect_dicom import SPECT_SERIES, nm_image, of_study
 from pipelines.training.phantoms.stoutness import draw_stoutness
 from pipelines.training.phantoms.tissues import Body
-from pipelines.training.phantoms.ureters import add_ureters, draw_ureters
+from pipelines.training.phantoms.ureters import add_ureters, draw_ureters, part_ureters
 from pipelines.training.recipe import Draw
 
 #: The body that training bends, and another one (of a real CT, T9 to pelvis), for evaluation only.
@@ -46,6 +46,8 @@ _VOXELS_MM = (3.9, 4.42, 4.42, 4.8)
 #: Lesions of each class in a training crop, on average.
 _LESIONS = 1.3
 _STUDY_MM = 4.42
+#: What ureters hold is drawn apart from all else of a study.
+_URETERS = 1
 #: The CT of a study: pixel and slice, mm.
 _CT_MM = (1.95, 3.75)
 
@@ -76,7 +78,7 @@ def held_out_studies(folder: Path | None) -> Callable[[int], Case]:
     folder
         Folder of label maps, or None for procedural bodies of other seeds.
     """
-    atlas = None if folder is None else load_atlas(folder / HELD_OUT_ATLAS)
+    atlas = None if folder is None else load_atlas(folder / HELD_OUT_ATLAS, part_ureters)
     return partial(_study, atlas)
 
 
@@ -133,7 +135,8 @@ def _study(atlas: Atlas | None, seed: int) -> Case:
     if atlas is None:
         made = _image(_procedural(rng), (0.0, 5.0, 190.0), (64, 76, 100), counts, rng)
     else:
-        body = _posed(atlas, rng, float(atlas.soft.center_position[2]))
+        drawn = draw_ureters(np.random.default_rng((_URETERS, seed)), atlas)
+        body = _posed(drawn, rng, float(atlas.soft.center_position[2]))
         made = _image(body, (*body.middle, 0.0), (60, 84, 100), counts, rng)
     return Case(
         name=f"phantom-{seed}",

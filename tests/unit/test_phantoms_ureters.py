@@ -14,7 +14,7 @@ from pipelines.training.phantoms.atlas import load_atlas
 from pipelines.training.phantoms.labels import LabelMap, read_label_map
 from pipelines.training.phantoms.names import tissue_of
 from pipelines.training.phantoms.tissues import Tissue
-from pipelines.training.phantoms.ureters import add_ureters, draw_ureters
+from pipelines.training.phantoms.ureters import add_ureters, draw_ureters, part_ureters
 
 NAMES = {
     1: "internal_soft_tissue",
@@ -104,6 +104,27 @@ def test_ureters_of_real_anatomy_touch_no_bone(shared_data: Path) -> None:
     changed = after.codes != before.codes
     gone = set(before.codes[changed].tolist())
     assert {tissue_of(before.names[code]) for code in gone} == {Tissue.FAT, Tissue.KIDNEY}
+
+
+def test_a_whole_ureter_is_parted_by_height() -> None:
+    before = trunk()
+    before.codes[12:72, 30:32, 62:64] = 8
+    before = LabelMap(codes=before.codes, names={**NAMES, 8: "ureter_left"}, grid=before.grid)
+    after = part_ureters(before)
+    parts = [after.code_of(f"ureter_left_{number}") for number in (1, 2, 3)]
+    np.testing.assert_array_equal(np.isin(after.codes, parts), before.codes == 8)
+    spans = [np.flatnonzero((after.codes == part).any(axis=(1, 2))) for part in parts]
+    assert [(span.min(), span.max()) for span in spans] == [(52, 71), (32, 51), (12, 31)]
+    assert after.code_of("ureter_right_1") is None
+    np.testing.assert_array_equal(part_ureters(trunk()).codes, trunk().codes)
+
+
+def test_ureters_of_the_held_out_body_are_parted(shared_data: Path) -> None:
+    labels = part_ureters(read_label_map(shared_data / "atlas" / "spl_abdomen.nii.gz"))
+    for side in ("left", "right"):
+        assert not (labels.codes == labels.code_of(f"ureter_{side}")).any()
+        sizes = [(labels.codes == labels.code_of(f"ureter_{side}_{n}")).sum() for n in (1, 2, 3)]
+        assert min(sizes) > 0.15 * sum(sizes)
 
 
 def test_parts_of_ureters_are_full_or_empty(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Renal pelves and ureters, where a label map has kidneys and a bladder and nothing between them."""
+"""Renal pelves and ureters: added where a label map has none, and full in some places only, as patients' are."""
 
 from dataclasses import replace
 
@@ -42,6 +42,20 @@ def add_ureters(labels: LabelMap) -> LabelMap:
             codes[_tube(points, codes.shape, spacing, _URETER_MM) & fat] = ureter
         hilum = _tube(path[:1], codes.shape, spacing, _PELVIS_MM)
         codes[hilum & (fat | kidney)] = pelvis
+    return replace(labels, codes=codes)
+
+
+def part_ureters(labels: LabelMap) -> LabelMap:
+    """Return the map with each whole ureter in parts of equal height, named from above as those of `add_ureters`."""
+    codes = labels.codes.copy()
+    for side in _SIDES:
+        whole = _mask(labels, f"ureter_{side}")
+        if whole is None:
+            continue
+        heights = np.flatnonzero(whole.any(axis=(1, 2)))[::-1]
+        for number, slices in enumerate(np.array_split(heights, _PARTS), start=1):
+            labels, part = labels.with_name(f"ureter_{side}_{number}")
+            codes[slices] = np.where(whole[slices], part, codes[slices])
     return replace(labels, codes=codes)
 
 
