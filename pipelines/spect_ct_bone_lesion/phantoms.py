@@ -18,8 +18,9 @@ from pipelines.training.phantoms.acquisition import Grid
 from pipelines.training.phantoms.anatomical import AtlasBody
 from pipelines.training.phantoms.atlas import Atlas, load_atlas
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
+from pipelines.training.phantoms.facets import part_facets
 from pipelines.training.phantoms.paraspinal import draw_paraspinal, fill_paraspinal
-from pipelines.training.phantoms.patient import draw_patient
+from pipelines.training.phantoms.patient import Patient, Phase, draw_patient
 from pipelines.training.phantoms.posing import pose_atlas
 from pipelines.training.phantoms.procedural import procedural_body
 from pipelines.training.phantoms.spect import (
@@ -78,8 +79,12 @@ def held_out_studies(folder: Path | None) -> Callable[[int], Case]:
     folder
         Folder of label maps, or None for procedural bodies of other seeds.
     """
-    atlas = None if folder is None else load_atlas(folder / HELD_OUT_ATLAS, part_ureters)
-    return partial(_study, atlas)
+    return partial(_study, None if folder is None else _held_out_body(folder))
+
+
+def _held_out_body(folder: Path) -> Atlas:
+    """Another body, its arches parted by facet joints and its ureters into what may be full or empty."""
+    return load_atlas(folder / HELD_OUT_ATLAS, lambda labels: part_ureters(part_facets(labels)))
 
 
 def demo_study(seed: int) -> list[Dataset]:
@@ -98,18 +103,20 @@ def demo_study(seed: int) -> list[Dataset]:
 def example(seed: int) -> SpectCt:
     """Return SPECT and CT of a procedural trunk with lesions of both classes, and the truth about them."""
     rng = np.random.default_rng(seed)
-    return _image(_procedural(rng), (0.0, 5.0, 170.0), (56, 76, 96), (4, 3), rng)
+    body = procedural_body(_unenhanced(rng), rng)
+    return _image(body, (0.0, 5.0, 170.0), (56, 76, 96), (4, 3), rng)
 
 
 def _crop(atlas: Atlas | None, rng: np.random.Generator) -> Case:
     if atlas is None or rng.random() < _PROCEDURAL_SHARE:
-        body = _procedural(rng)
+        body: Body = procedural_body(_enhanced_or_not(rng), rng)
         middle = (*body.middle, float(rng.uniform(-120, 460)))
     else:
         heads = [femur.head[2] for femur in atlas.femora.values()]
         drawn = draw_ureters(rng, draw_paraspinal(rng, atlas))
-        body = _posed(drawn, rng, float(rng.uniform(min(heads) - 120, min(heads) + 620)))
-        body = replace(body, stoutness=draw_stoutness(rng))
+        height = float(rng.uniform(min(heads) - 120, min(heads) + 620))
+        posed = _posed(drawn, rng, _enhanced_or_not(rng), height)
+        body = replace(posed, stoutness=draw_stoutness(rng))
         middle = (*body.middle, 0.0)
     voxel = float(rng.choice(_VOXELS_MM))
     options = SpectCtOptions(
@@ -133,10 +140,11 @@ def _study(atlas: Atlas | None, seed: int) -> Case:
     rng = np.random.default_rng(seed)
     counts = (0 if rng.random() < 0.2 else int(rng.integers(1, 9)), int(rng.integers(0, 7)))
     if atlas is None:
-        made = _image(_procedural(rng), (0.0, 5.0, 190.0), (64, 76, 100), counts, rng)
+        body: Body = procedural_body(_unenhanced(rng), rng)
+        made = _image(body, (0.0, 5.0, 190.0), (64, 76, 100), counts, rng)
     else:
         drawn = draw_ureters(np.random.default_rng((_URETERS, seed)), atlas)
-        body = _posed(drawn, rng, float(atlas.soft.center_position[2]))
+        body = _posed(drawn, rng, _unenhanced(rng), float(atlas.soft.center_position[2]))
         made = _image(body, (*body.middle, 0.0), (60, 84, 100), counts, rng)
     return Case(
         name=f"phantom-{seed}",
@@ -171,12 +179,17 @@ def _image(
     return spect_ct_phantom(body, options, rng)
 
 
-def _procedural(rng: np.random.Generator) -> Body:
-    return procedural_body(plain_patient(draw_patient(rng, contrast=None)), rng)
+def _enhanced_or_not(rng: np.random.Generator) -> Patient:
+    """A patient to learn from: here and there CT has contrast medium."""
+    return plain_patient(draw_patient(rng, contrast=None))
 
 
-def _posed(atlas: Atlas, rng: np.random.Generator, height: float) -> AtlasBody:
-    patient = plain_patient(draw_patient(rng, contrast=None))
+def _unenhanced(rng: np.random.Generator) -> Patient:
+    """A patient as most have bone SPECT/CT: its CT corrects for attenuation, which contrast medium would disturb."""
+    return replace(_enhanced_or_not(rng), phase=Phase.NATIVE, oral_contrast=False)
+
+
+def _posed(atlas: Atlas, rng: np.random.Generator, patient: Patient, height: float) -> AtlasBody:
     x, y, _ = atlas.soft.center_position
     return pose_atlas(atlas, patient, rng, (float(x), float(y), height))
 

@@ -37,6 +37,7 @@ from pipelines.training.phantoms.spect_lesions import (
     BoneLesion,
     LesionedBody,
     LesionKind,
+    draw_lesions,
     lesions_in,
 )
 from pipelines.training.phantoms.tissues import FIRST_BONE, Body, Tissue
@@ -161,6 +162,31 @@ def test_lesions_hold_what_patients_do(lumbar: list[SpectCt]) -> None:
             ratios[one.label].append(counts[tuple(inside.T)].max(initial=0) / usual)
     assert 3.8 < np.mean(ratios[MALIGNANT]) < 6.6
     assert 1.6 < np.mean(ratios[BENIGN]) < 2.6
+
+
+def test_facet_joints_are_where_their_cartilage_is() -> None:
+    tissues = np.full((30, 40, 40), Tissue.SPINE, np.uint8)
+    tissues[15:19, 20:22, 10] = Tissue.CARTILAGE
+    grid = _grid(tissues.shape, 4.0)
+    joint = grid.map_indices_to_reference(np.array([[16.5, 20.5, 10.0]]))[0]
+
+    def centres(of: np.ndarray) -> np.ndarray:
+        anatomy = Anatomy(
+            geometry=grid,
+            tissues=of,
+            structures=np.ones(of.shape, np.uint8),
+            depth=np.full(of.shape, 10, np.float32),
+            cuts=(),
+        )
+        drawn = draw_lesions(
+            anatomy, np.random.default_rng(0), slices=slice(2, 28), metastases=0, benign=60
+        )
+        return np.array([one.centre for one in drawn if one.kind is LesionKind.FACET])
+
+    found = centres(tissues)
+    assert len(found) > 10
+    assert np.linalg.norm(found - joint, axis=1).max() < 20
+    assert len(centres(np.full_like(tissues, Tissue.SPINE))) == 0
 
 
 def test_no_lesion_is_a_sliver(lumbar: list[SpectCt]) -> None:

@@ -71,6 +71,7 @@ _SITES = {
 _SMALLEST_ML, _TRIES = 0.5, 8
 #: Facet joints lie so far beside and behind the middle of the spinal canal, mm.
 _FACET_MM = (17.0, 9.0)
+_AROUND_MM = 7.0  # a facet joint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,11 +308,12 @@ def _places(anatomy: Anatomy, slices: slice) -> dict[LesionKind, _Candidates]:
     for tissue, weight in _SITES.items():
         weights[tissue] = weight
     joints = joint_share(anatomy.structures[slices], bone) > 0
-    rim = spine & (depth < 5) & _beside_disc(tissues, anatomy.geometry)
+    facets = _facets(tissues, anatomy.geometry)
+    rim = spine & (depth < 5) & _beside_disc(tissues, anatomy.geometry) & ~facets
     first = slices.indices(anatomy.tissues.shape[0])[0]
     marks = {
         LesionKind.SCLEROTIC: inner,
-        LesionKind.FACET: _facets(tissues, anatomy.geometry),
+        LesionKind.FACET: facets,
         LesionKind.ENDPLATE: rim,
         LesionKind.JOINT: joints & ~spine,
         LesionKind.FRACTURE: tissues == Tissue.RIB,
@@ -345,8 +347,10 @@ def _beside_disc(tissues: Codes, geometry: hd.VolumeGeometry) -> NDArray[np.bool
 
 
 def _facets(tissues: Codes, geometry: hd.VolumeGeometry) -> NDArray[np.bool_]:
-    """Bone around where facet joints are, by the place of the spinal canal in each slice."""
-    near = np.zeros(tissues.shape, bool)
+    """Bone of the spine around where facet joints are: by their cartilage, or the place of the canal in a slice."""
+    near, other = np.zeros(tissues.shape, bool), tissues != Tissue.CARTILAGE
+    if not other.all():
+        near |= ndimage.distance_transform_edt(other, sampling=geometry.spacing) < _AROUND_MM
     row_mm, column_mm = (float(value) for value in geometry.spacing[1:])
     rows, columns = np.ogrid[: tissues.shape[1], : tissues.shape[2]]
     for index, plane in enumerate(tissues):
@@ -356,7 +360,7 @@ def _facets(tissues: Codes, geometry: hd.VolumeGeometry) -> NDArray[np.bool_]:
         row, column = canal.mean(axis=0)
         for side in (-1, 1):
             across = (columns - column) * column_mm - side * _FACET_MM[0]
-            near[index] |= np.hypot(across, (rows - row) * row_mm - _FACET_MM[1]) < 7
+            near[index] |= np.hypot(across, (rows - row) * row_mm - _FACET_MM[1]) < _AROUND_MM
     found: NDArray[np.bool_] = near & (tissues == Tissue.SPINE)
     return found
 
