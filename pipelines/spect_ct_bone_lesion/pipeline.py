@@ -188,6 +188,13 @@ def _notices(
                 message="Uptake is in counts: the header does not tell SUV (Real World Value Mapping, weight, dose).",
             )
         )
+    if found.outside_bone:
+        said.append(
+            Notice(
+                code="outside-bone",
+                message=f"Left out, for by CT they lie outside bone: {found.outside_bone} (urine, or a mass).",
+            )
+        )
     if not found.lesions:
         said.append(Notice(code="no-lesion", message="No bone lesion was segmented."))
     return tuple(said)

@@ -29,6 +29,11 @@ Floats = NDArray[np.float32]
 THRESHOLD = 0.75
 #: Smaller ones are noise, mL.
 _SMALLEST_ML = 0.25
+#: What lies less than so much within bone by CT is no lesion of bone, but urine: HU; a share; mm around bone that count
+#: as bone, for a lesion may have destroyed its own, and patients breathe between SPECT and CT.
+_BONE_HU, _BONE_SHARE, _BONE_MARGIN_MM = 160, 0.6, 5.0
+#: Neighbours in a slice.
+_IN_SLICE = np.array([[[0] * 3] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0] * 3] * 3])
 _BATCH = 4
 #: Darker than this share of what is bright is no patient; voxels around the patient that are looked at.
 _BODY_SHARE, _BODY_MARGIN = 0.15, 8
@@ -72,6 +77,7 @@ class Lesions:
     malignancy: (
         hd.Volume
     )  #: float32, probability of metastasis in each voxel, on the network's grid
+    outside_bone: int  #: what looked like lesions but does not lie in bone by CT: left out
 
 
 def find_lesions(network: Network, images: Images) -> Lesions:
@@ -86,9 +92,11 @@ def find_lesions(network: Network, images: Images) -> Lesions:
     """
     reference = images.reference
     grid = to_network(reference)
-    probabilities = _probabilities(engine_of(network), _channels(images, grid))
+    hounsfield = _hounsfield(images, grid)
+    probabilities = _probabilities(engine_of(network), _channels(images, grid, hounsfield))
     lesion = np.asarray(probabilities[1] + probabilities[2], np.float32)
-    numbers = _components(grid.with_array(lesion))
+    looked_like = _components(grid.with_array(lesion))
+    numbers = looked_like if hounsfield is None else _in_bone(looked_like, hounsfield)
     found = to_source(grid.with_array(lesion), reference, THRESHOLD, numbers)
     kept = [int(n) for n in np.unique(found.array) if n > 0]
     order = np.zeros(int(numbers.array.max()) + 1, numbers.array.dtype)
@@ -104,17 +112,24 @@ def find_lesions(network: Network, images: Images) -> Lesions:
             for rank, (part, whole) in enumerate(zip(malignant, either, strict=True), start=1)
         ),
         malignancy=grid.with_array(np.asarray(probabilities[1], np.float32)),
+        outside_bone=int(looked_like.array.max()) - int(numbers.array.max()),
     )
 
 
-def _channels(images: Images, grid: hd.Volume) -> Floats:
+def _hounsfield(images: Images, grid: hd.Volume) -> hd.Volume | None:
+    """CT on the network's grid, NaN where it does not reach; None if there is none."""
+    if images.ct is None:
+        return None
+    return grid if images.spect is None else onto(grid, images.ct, np.nan)
+
+
+def _channels(images: Images, grid: hd.Volume, hounsfield: hd.Volume | None) -> Floats:
     """What the network sees, shape (channels, slices, rows, columns)."""
     made = []
     if images.spect is not None:
         made.append(normalise_spect(grid.array, typical_counts(images.spect.array)))
-    if images.ct is not None:
-        hounsfield = grid if images.spect is None else onto(grid, images.ct, AIR_HU)
-        made.append(normalise_ct(hounsfield.array))
+    if hounsfield is not None:
+        made.append(normalise_ct(np.nan_to_num(hounsfield.array, nan=AIR_HU)))
     return np.stack(made)
 
 
@@ -163,10 +178,35 @@ def _components(lesion: hd.Volume) -> hd.Volume:
     """Number connected lesions, without the smallest; uint8 or uint16."""
     numbers, count = ndimage.label(lesion.array >= THRESHOLD, np.ones((3, 3, 3)))
     sizes = np.bincount(numbers.ravel(), minlength=count + 1) * float(lesion.voxel_volume) / 1000
-    keep = sizes >= _SMALLEST_ML
+    return lesion.with_array(_renumbered(numbers, sizes >= _SMALLEST_ML))
+
+
+def _in_bone(numbers: hd.Volume, hounsfield: hd.Volume) -> hd.Volume:
+    """Leave out what does not lie in bone; what may be bone, for CT does not reach there, is taken for it."""
+    if not numbers.array.any():
+        return numbers
+    dark, _ = ndimage.label(hounsfield.array <= _BONE_HU, _IN_SLICE)
+    edges = (dark[:, [0, -1]], dark[:, :, [0, -1]])
+    # Marrow may be as dark as muscle: what bone encloses in a slice is bone.
+    outside = np.zeros(int(dark.max()) + 1, bool)
+    outside[np.concatenate([edge.ravel() for edge in edges])] = True
+    outside[0] = False
+    bone = ~outside[dark]
+    near = bone
+    if bone.any():
+        away = ndimage.distance_transform_edt(~bone, sampling=numbers.spacing)
+        near = np.asarray(away <= _BONE_MARGIN_MM)
+    lesions = numbers.array.ravel()
+    inside = np.bincount(lesions, near.ravel())
+    return numbers.with_array(
+        _renumbered(numbers.array, inside >= _BONE_SHARE * np.bincount(lesions))
+    )
+
+
+def _renumbered(numbers: NDArray[np.integer], keep: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """Number lesions that are kept from 1 on; `keep` has the others' and the background's place too."""
     keep[0] = False
-    table = np.where(keep, np.cumsum(keep), 0)
-    return lesion.with_array(_narrow(table[numbers]))
+    return _narrow(np.where(keep, np.cumsum(keep), 0)[numbers])
 
 
 def _narrow(numbers: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -39,6 +39,8 @@ FLESH, BONE, HOT, WARM = 20, 60, 900, 400
 DENSE_HU, BONE_HU = 1100, 400
 #: Middles of a hot place without sclerosis, and of a warm one with it, mm.
 METASTASIS, ARTHROSIS = np.array([-30.0, 10.0, 20.0]), np.array([35.0, 20.0, -20.0])
+#: The middle of a hot place that no bone is near to, mm.
+URINE = np.array([20.0, -30.0, 25.0])
 
 
 class Reader(nn.Module):
@@ -78,7 +80,7 @@ def _volume(shape: tuple[int, int, int], spacing: tuple[float, ...], orientation
     return empty.to_patient_orientation(orientation)
 
 
-def _spect(orientation: str = "FPL", *, lesions: bool = True) -> Volume:
+def _spect(orientation: str = "FPL", *, lesions: bool = True, urine: bool = False) -> Volume:
     volume = _volume((30, 50, 60), (4.4, 4.4, 4.4), orientation)
     points = _points(volume)
     array = np.where(np.hypot(points[..., 0] / 110, (points[..., 1] - 10) / 80) < 1, FLESH, 0)
@@ -86,6 +88,8 @@ def _spect(orientation: str = "FPL", *, lesions: bool = True) -> Volume:
     if lesions:
         array[np.linalg.norm(points - METASTASIS, axis=-1) < 13] = HOT
         array[np.linalg.norm(points - ARTHROSIS, axis=-1) < 13] = WARM
+    if urine:
+        array[np.linalg.norm(points - URINE, axis=-1) < 13] = HOT
     return volume.with_array(array.astype(np.int16))
 
 
@@ -96,19 +100,24 @@ def _ct(orientation: str = "FPL", *, lesions: bool = True) -> Volume:
     array = np.where(body, 40, -1000)
     array[np.hypot(points[..., 0], points[..., 1] - 45) < 20] = BONE_HU
     if lesions:
+        from_metastasis = np.linalg.norm(points - METASTASIS, axis=-1)
+        array[(from_metastasis > 15) & (from_metastasis < 20)] = BONE_HU  # marrow in its cortex
         array[np.linalg.norm(points - ARTHROSIS, axis=-1) < 13] = DENSE_HU
     return volume.with_array(array.astype(np.int16))
 
 
 def _read(
-    folder: Path, orientations: tuple[str, str] = ("FPL", "FPL"), *, lesions: bool = True
+    folder: Path,
+    orientations: tuple[str, str] = ("FPL", "FPL"),
+    *,
+    lesions: bool = True,
+    urine: bool = False,
 ) -> dict[str, SourceSeries]:
     """Both series through DICOM."""
     options = SeriesOptions(study_description="SPECT/CT")
     ct = ct_series(_ct(orientations[1], lesions=lesions), seed=1, options=options)
-    nm = nm_image(
-        _spect(orientations[0], lesions=lesions), seed=1, options=of_study(SPECT_SERIES, options)
-    )
+    spect = _spect(orientations[0], lesions=lesions, urine=urine)
+    nm = nm_image(spect, seed=1, options=of_study(SPECT_SERIES, options))
     files = []
     for number, ds in enumerate([nm, *ct]):
         files.append(folder / f"{number:03d}.dcm")
@@ -205,6 +214,29 @@ def test_ct_alone_lies_on_the_ct(sources: dict[str, SourceSeries], model: Lesion
     assert np.linalg.norm(_centre(result.label_map, 1) - ARTHROSIS) < 1.5
     assert set(_said(result, 1)) == {"118565006", "112031 Mean", "111047"}
     assert _notices(result) == {"without-spect"}
+
+
+def test_what_is_hot_outside_bone_is_said_and_no_lesion(tmp_path: Path, model: LesionModel) -> None:
+    sources = _read(tmp_path, urine=True)
+    both = run(model, sources, {})
+    assert sorted(s.label for s in both.segments) == ["Benign bone lesion 1", "Bone metastasis 1"]
+    assert "outside-bone" in _notices(both)
+    alone = run(model, {"spect": sources["spect"]}, {})
+    assert len(alone.segments) == 3
+    assert "outside-bone" not in _notices(alone)
+
+
+def test_where_ct_does_not_reach_hot_places_stay_lesions(
+    tmp_path: Path, model: LesionModel
+) -> None:
+    sources = _read(tmp_path, urine=True)
+    ct = sources["ct"].volume
+    slices = np.arange(ct.shape[0])[:, None] * np.array([1, 0, 0])
+    low = np.flatnonzero(ct.map_indices_to_reference(slices)[:, 2] < 5)
+    short = replace(sources["ct"], volume=ct[low[0] : low[-1] + 1])
+    result = run(model, {**sources, "ct": short}, {})
+    assert len(result.segments) == 3
+    assert "outside-bone" not in _notices(result)
 
 
 def test_no_lesion_is_a_measured_zero(tmp_path: Path, model: LesionModel) -> None:
