@@ -75,12 +75,11 @@ def run(
     Refused
         `too-few-slices`, `spacing-too-wide`, `no-counts` or `partner-elsewhere`.
     """
-    del parameters
     check_series(inputs)
     spect, ct = inputs.get(SPECT), inputs.get(CT)
     images = Images(spect=spect.volume if spect else None, ct=ct.volume if ct else None)
     given = Inputs.BOTH if spect and ct else Inputs.SPECT if spect else Inputs.CT
-    found = find_lesions(model.engines.of(given), images)
+    found = find_lesions(model.engines.of(given), images, mirror=bool(parameters["mirror"]))
     signals = _signals(images, suv_factor(spect.datasets[0]) if spect else None)
     measurements, normal = measure(found, signals)
     notices = _notices(given, signals, normal, found)

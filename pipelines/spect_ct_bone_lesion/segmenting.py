@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.inference import Engine
+from pipelines.inference import Engine, mirrored
 from pipelines.inference.engine import Network, engine_of
 from pipelines.inference.grid import Box, bounding_box
 from pipelines.networks.mtunet import STRIDE
@@ -80,7 +80,7 @@ class Lesions:
     outside_bone: int  #: what looked like lesions but does not lie in bone by CT: left out
 
 
-def find_lesions(network: Network, images: Images) -> Lesions:
+def find_lesions(network: Network, images: Images, *, mirror: bool = True) -> Lesions:
     """Find the lesions of one patient.
 
     Parameters
@@ -89,11 +89,14 @@ def find_lesions(network: Network, images: Images) -> Lesions:
         That of the images there are; in eval mode.
     images
         In one frame of reference.
+    mirror
+        Average with what the mirrored slices say: twice the time of the network.
     """
     reference = images.reference
     grid = to_network(reference)
     hounsfield = _hounsfield(images, grid)
-    probabilities = _probabilities(engine_of(network), _channels(images, grid, hounsfield))
+    engine = mirrored(network) if mirror else engine_of(network)
+    probabilities = _probabilities(engine, _channels(images, grid, hounsfield))
     lesion = np.asarray(probabilities[1] + probabilities[2], np.float32)
     looked_like = _components(grid.with_array(lesion))
     numbers = looked_like if hounsfield is None else _in_bone(looked_like, hounsfield)

@@ -32,8 +32,10 @@ from pipelines.training.data.dataset import find_cases
 from pipelines.training.export import export_weights
 from pipelines.training.phantoms.dicom import SeriesOptions, ct_series
 from pipelines.training.phantoms.spect_dicom import SPECT_SERIES, nm_image, of_study
+from storage.model import Parameters
 
 MANIFEST = read_manifest(Path(__file__).parents[2] / "pipelines" / "spect_ct_bone_lesion")
+PARAMETERS: Parameters = {"mirror": True}
 #: Counts and HU of the body and of what lies in it.
 FLESH, BONE, HOT, WARM = 20, 60, 900, 400
 DENSE_HU, BONE_HU = 1100, 400
@@ -163,7 +165,7 @@ def test_each_lesion_is_a_segment_where_it_is_typed_and_measured(
     tmp_path: Path, model: LesionModel, orientations: tuple[str, str]
 ) -> None:
     sources = _read(tmp_path, orientations)
-    result = run(model, sources, {})
+    result = run(model, sources, PARAMETERS)
 
     check_result(result, sources["spect"])
     assert result.role == "spect"
@@ -194,7 +196,7 @@ def test_each_lesion_is_a_segment_where_it_is_typed_and_measured(
 def test_spect_alone_is_said_and_measures_no_attenuation(
     sources: dict[str, SourceSeries], model: LesionModel
 ) -> None:
-    result = run(model, {"spect": sources["spect"]}, {})
+    result = run(model, {"spect": sources["spect"]}, PARAMETERS)
     assert result.role == "spect"
     assert len(result.segments) == 2
     assert {"without-ct", "uptake-uncalibrated"} == _notices(result)
@@ -206,7 +208,7 @@ def test_spect_alone_is_said_and_measures_no_attenuation(
 
 
 def test_ct_alone_lies_on_the_ct(sources: dict[str, SourceSeries], model: LesionModel) -> None:
-    result = run(model, {"ct": sources["ct"]}, {})
+    result = run(model, {"ct": sources["ct"]}, PARAMETERS)
     check_result(result, sources["ct"])
     assert result.role == "ct"
     (segment,) = result.segments
@@ -218,10 +220,10 @@ def test_ct_alone_lies_on_the_ct(sources: dict[str, SourceSeries], model: Lesion
 
 def test_what_is_hot_outside_bone_is_said_and_no_lesion(tmp_path: Path, model: LesionModel) -> None:
     sources = _read(tmp_path, urine=True)
-    both = run(model, sources, {})
+    both = run(model, sources, PARAMETERS)
     assert sorted(s.label for s in both.segments) == ["Benign bone lesion 1", "Bone metastasis 1"]
     assert "outside-bone" in _notices(both)
-    alone = run(model, {"spect": sources["spect"]}, {})
+    alone = run(model, {"spect": sources["spect"]}, PARAMETERS)
     assert len(alone.segments) == 3
     assert "outside-bone" not in _notices(alone)
 
@@ -234,14 +236,35 @@ def test_where_ct_does_not_reach_hot_places_stay_lesions(
     slices = np.arange(ct.shape[0])[:, None] * np.array([1, 0, 0])
     low = np.flatnonzero(ct.map_indices_to_reference(slices)[:, 2] < 5)
     short = replace(sources["ct"], volume=ct[low[0] : low[-1] + 1])
-    result = run(model, {**sources, "ct": short}, {})
+    result = run(model, {**sources, "ct": short}, PARAMETERS)
     assert len(result.segments) == 3
     assert "outside-bone" not in _notices(result)
 
 
+class Blinkered(Reader):
+    """Sees no lesion on the patient's right."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(image)
+        logits[:, 1:, :, : image.shape[-1] // 2] = -6.0
+        return logits
+
+
+def test_what_a_network_sees_on_one_side_only_is_seen_on_both_in_a_mirror(
+    sources: dict[str, SourceSeries],
+) -> None:
+    networks = LesionNetworks((4, 4, 4, 4))
+    networks.spect_ct = Blinkered(Inputs.BOTH)  # type: ignore[assignment]
+    blinkered = LesionModel(engines=Engines(networks, "cpu"), manifest=MANIFEST)
+    one = run(blinkered, sources, {"mirror": False})
+    assert [segment.label for segment in one.segments] == ["Benign bone lesion 1"]
+    both = run(blinkered, sources, PARAMETERS)
+    assert [segment.spec.number for segment in both.segments] == [1, 2]
+
+
 def test_no_lesion_is_a_measured_zero(tmp_path: Path, model: LesionModel) -> None:
     sources = _read(tmp_path, lesions=False)
-    result = run(model, sources, {})
+    result = run(model, sources, PARAMETERS)
     check_result(result, sources["spect"])
     assert result.segments == ()
     assert set(_said(result, None).values()) == {0.0}
@@ -254,7 +277,7 @@ def test_no_lesion_is_a_measured_zero(tmp_path: Path, model: LesionModel) -> Non
 
 def _refusal(model: LesionModel, inputs: Mapping[str, SourceSeries]) -> str:
     with pytest.raises(Refused) as refused:
-        run(model, inputs, {})
+        run(model, inputs, PARAMETERS)
     return str(refused.value.code)
 
 
@@ -296,7 +319,7 @@ def test_evidence_says_each_lesion_once(
     evidence_request: EvidenceRequest,
 ) -> None:
     inputs = {role: sources[role] for role in roles}
-    result = run(model, inputs, {})
+    result = run(model, inputs, PARAMETERS)
     request = replace(
         evidence_request, manifest=MANIFEST, source=inputs[result.role], result=result
     )
@@ -326,7 +349,7 @@ def test_own_labelled_spect_brings_its_ct_to_training(
     evidence_request: EvidenceRequest,
 ) -> None:
     """What the pipeline says, as its SEG beside the images, is a labelled study again."""
-    result = run(model, sources, {})
+    result = run(model, sources, PARAMETERS)
     request = replace(evidence_request, manifest=MANIFEST, result=result)
     (tmp_path / "labels.dcm").write_bytes(create_evidence(request)[0].encoded)
     (ref,) = find_cases(tmp_path, MANIFEST).cases
@@ -418,7 +441,7 @@ def test_calibrated_uptake_is_measured_as_suv(
 ) -> None:
     for ds in sources["spect"].datasets:
         ds.RealWorldValueMappingSequence = [_mapping("{SUVbw}g/ml", 0.01)]
-    result = run(model, sources, {})
+    result = run(model, sources, PARAMETERS)
     maxima = [_said(result, segment.number)["126401 Maximum"] for segment in result.segments]
     assert max(maxima) == pytest.approx(HOT / 100)
     assert _notices(result) == set()
@@ -459,12 +482,12 @@ def test_a_network_is_compiled_when_it_is_needed_and_once(
     engines = Engines(LesionNetworks((4, 4, 4, 4)).eval(), "cpu")
     fresh = LesionModel(engines=engines, manifest=MANIFEST)
     assert engines.ready == ()
-    run(fresh, {"ct": sources["ct"]}, {})
+    run(fresh, {"ct": sources["ct"]}, PARAMETERS)
     assert engines.ready == (Inputs.CT,)
     first = engines.of(Inputs.CT)
-    run(fresh, {"ct": sources["ct"]}, {})
+    run(fresh, {"ct": sources["ct"]}, PARAMETERS)
     assert engines.of(Inputs.CT) is first
-    run(fresh, sources, {})
+    run(fresh, sources, PARAMETERS)
     assert engines.ready == (Inputs.CT, Inputs.BOTH)
 
 
