@@ -86,7 +86,9 @@ def _compile(network: nn.Module, example: torch.Tensor) -> Callable[[torch.Tenso
     with warnings.catch_warnings():
         # The tracer's, of Python values in shapes: the probes show whether they matter.
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(network, example_input=example)
+        # Traced once: the probes compare what becomes of it with the network.
+        traced = torch.jit.trace(network, example, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+        model = openvino.convert_model(traced, example_input=example)
     # Batch and size vary, channels do not.
     shape = [-1, example.shape[1], *[-1] * (example.dim() - 2)]
     model.reshape(shape)
