@@ -8,7 +8,7 @@ from pipelines.training.phantoms.fields import Floats, SmoothField, draw_field, 
 
 #: mm by which surfaces lie farther out: mean and spread of a body; of its places, at most (ours: an arch of one of two
 #: atlases is half as large again as of the other).
-_BODY_MM, _PLACES_MM, _ROUGH_MM = (0.3, 0.5), 0.9, 0.6
+_BODY_MM, _PLACES_MM, _ROUGH_MM = (0.0, 0.5), 0.9, 0.6
 #: How far apart places differ, mm: from process to process, and along a surface.
 _APART_MM, _RUGGED_MM = 30.0, 9.0
 #: An atlas knows the code of a bone within two voxels of it; thin plates shall not vanish.
